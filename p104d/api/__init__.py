@@ -1,0 +1,1 @@
+"""The wire: messages, the server on the Unix socket, the client."""

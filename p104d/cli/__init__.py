@@ -1,0 +1,1 @@
+"""p104ctl: one file per verb."""

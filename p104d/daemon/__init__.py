@@ -1,0 +1,1 @@
+"""Composition: the loop, recovery, the sensor, maintenance."""

@@ -1,0 +1,1 @@
+"""What a job runs, and what is read from its output."""

@@ -1,0 +1,1 @@
+"""Pure decisions on a snapshot: what starts where, what waits and why."""

@@ -1,0 +1,1 @@
+"""All SQL: the durable queue and what is known of the cards."""
