@@ -1,0 +1,40 @@
+"""Writes p104d/schemas/*.json from the wire's types: ``python -m p104d.api.schemas``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from p104d.api.messages import SCHEMAS
+from p104d.api.spec import job_schema
+
+FOLDER = Path(__file__).resolve().parent.parent / "schemas"
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """Every schema by name, as it is shipped."""
+    made = {name: _described(name, msgspec.json.schema(kind)) for name, kind in SCHEMAS.items()}
+    return made | {"job": job_schema()}
+
+
+def _described(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"p104ctl {name} --json"}
+    return head | schema
+
+
+def text(schema: dict[str, Any]) -> str:
+    """A schema as its file holds it."""
+    return msgspec.json.format(msgspec.json.encode(schema), indent=2).decode() + "\n"
+
+
+def write(folder: Path = FOLDER) -> None:
+    """Write one file a schema."""
+    folder.mkdir(exist_ok=True)
+    for name, schema in schemas().items():
+        (folder / f"{name}.json").write_text(text(schema))
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,296 @@
+"""HTTP over the Unix socket: routes to the service, errors to one JSON shape, logs as streams."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from p104d.api import messages as m
+from p104d.api.access import Gate
+from p104d.api.service import Caller, ListQuery, LogQuery, Service
+from p104d.core.errors import NotFoundError, P104Error, RefusedError, UsageError
+from p104d.core.job import ENDED, JobState
+
+log = logging.getLogger(__name__)
+
+#: A submission's cap is 16 MiB of specs; JSON quoting may double a text, and more than that is no submission.
+MAX_BODY_BYTES = 33 * 2**20
+MAX_IDS = 100_000
+MAX_LISTED = 100_000
+_STATE_NAMES = frozenset(state.value for state in JobState)
+_WIRE = {"P104-Wire": str(m.WIRE_VERSION)}
+_encode = msgspec.json.Encoder().encode
+
+Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def answer(body: msgspec.Struct, status: int = 200) -> web.Response:
+    """A message as JSON."""
+    return web.Response(body=_encode(body), status=status, content_type="application/json", headers=_WIRE)
+
+
+def error_answer(error: P104Error) -> web.Response:
+    """An error as every p104ctl understands it."""
+    body = m.ErrorAnswer(m.ErrorBody(error.message, error.mend, error.exit_code, error.retry))
+    return answer(body, error.http_status)
+
+
+async def _body(request: web.Request, kind: type[S]) -> S:
+    try:
+        return msgspec.json.decode(await request.read() or b"{}", type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the request cannot be understood: {error}") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise RefusedError("the request is too large", mend="16 MiB a submission is the most") from None
+
+
+async def _ids(request: web.Request) -> m.IdsRequest:
+    body = await _body(request, m.IdsRequest)
+    if not body.ids:
+        raise UsageError("no job named", mend="name jobs by their ids")
+    if len(body.ids) > MAX_IDS:
+        raise RefusedError(f"{len(body.ids)} ids in one request", mend=f"name at most {MAX_IDS}")
+    return body
+
+
+class Server:
+    """Serves ``service`` on a Unix socket."""
+
+    def __init__(self, service: Service, gate: Gate) -> None:
+        self._service = service
+        self._gate = gate
+        self._runner: web.AppRunner | None = None
+        self._streams: set[asyncio.Task[Any]] = set()
+
+    async def start(self, listening: socket.socket) -> None:
+        """Serve on a socket that is bound already."""
+        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app.router.add_route("*", "/{path:.*}", self._entry)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=30)
+        await self._runner.setup()
+        await web.SockSite(self._runner, listening, shutdown_timeout=0.5).start()
+
+    async def stop(self) -> None:
+        """Close every connection; p104ctl's that wait end with exit code 3."""
+        for task in list(self._streams):
+            task.cancel()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _entry(self, request: web.Request) -> web.StreamResponse:
+        """The one way in: who, which route, what came of it. Never a traceback to the caller."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        try:
+            return await self._routed(request)
+        except P104Error as error:
+            return error_answer(error)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("request failed", extra={"action": "request_failed"})
+            return error_answer(P104Error("p104d met an error of its own", mend="its log has the details"))
+        finally:
+            self._streams.discard(task)
+
+    async def _routed(self, request: web.Request) -> web.StreamResponse:
+        spoken = request.headers.get("P104-Wire", str(m.WIRE_VERSION))
+        if spoken != str(m.WIRE_VERSION):
+            raise RefusedError(
+                f"this p104d speaks wire version {m.WIRE_VERSION}, the request {spoken}",
+                mend="install p104ctl and p104d of the same release",
+            )
+        caller = self._gate.caller(_socket(request))
+        parts = request.path.strip("/").split("/")
+        handler = self._handler(request.method, parts)
+        if handler is None:
+            raise NotFoundError(f"there is no {request.method} {request.path[:200]}")
+        return await handler(request, caller)
+
+    def _handler(self, method: str, parts: list[str]) -> Handler | None:
+        if parts[0] != "v1":
+            return None
+        if method == "GET" and len(parts) == 4 and parts[1] == "jobs" and parts[3] == "log":
+            return self._log
+        table: dict[tuple[str, str], Handler] = {
+            ("GET", "status"): self._status,
+            ("GET", "cards"): self._cards,
+            ("GET", "jobs"): self._list,
+            ("GET", "schedules"): self._schedules,
+            ("GET", "export"): self._export,
+            ("GET", "doctor"): self._doctor,
+            ("POST", "submit"): self._submit,
+            ("POST", "pause"): self._pause,
+            ("POST", "resume"): self._pause,
+            ("POST", "cards/drain"): self._drain,
+            ("POST", "jobs/show"): self._show,
+            ("POST", "jobs/explain"): self._explain,
+            ("POST", "jobs/wait"): self._wait,
+        }
+        for verb in ("cancel", "hold", "release", "retry", "priority"):
+            table["POST", f"jobs/{verb}"] = self._verb
+        for verb in ("cancel", "hold", "release"):
+            table["POST", f"schedules/{verb}"] = self._schedule_verb
+        return table.get((method, "/".join(parts[1:])))
+
+    async def _status(self, _request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(self._service.status(caller))
+
+    async def _cards(self, _request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(self._service.cards(caller))
+
+    async def _drain(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        body = await _body(request, m.CardsRequest)
+        return answer(self._service.drain(caller, body.cards, body.undo))
+
+    async def _pause(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(self._service.pause(caller, request.path.endswith("/pause")))
+
+    async def _submit(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(await self._service.submit(caller, await _body(request, m.SubmitRequest)))
+
+    async def _list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(self._service.listed(caller, parse_list_query(dict(request.query))))
+
+    async def _show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(self._service.show(caller, (await _ids(request)).ids))
+
+    async def _explain(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(self._service.explain(caller, (await _ids(request)).ids))
+
+    async def _wait(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        body = await _ids(request)
+        return answer(await self._service.wait(caller, body.ids, body.timeout_seconds))
+
+    async def _verb(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        body = await _ids(request)
+        verb = request.path.rsplit("/", 1)[-1]
+        if verb == "priority" and body.priority is None:
+            raise UsageError("no priority given", mend="give a number from -1000 to 1000")
+        return answer(self._service.verb(caller, verb, body.ids, body.priority))
+
+    async def _schedules(self, _request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(self._service.schedules(caller))
+
+    async def _schedule_verb(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        body = await _ids(request)
+        return answer(self._service.schedule_verb(caller, request.path.rsplit("/", 1)[-1], body.ids))
+
+    async def _doctor(self, _request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(await self._service.doctor(caller))
+
+    async def _log(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        chunks = self._service.log(caller, parse_log_query(request.path.split("/")[3], dict(request.query)))
+        first = await anext(chunks, b"")
+        response = web.StreamResponse(headers=_WIRE | {"Connection": "close"})
+        response.content_type = "application/octet-stream"
+        response.force_close()
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            if first:
+                await response.write(first)
+            async for chunk in chunks:
+                await response.write(chunk)
+            await response.write_eof()
+        return response
+
+    async def _export(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        path: Path = await self._service.export(caller)
+        try:
+            response = web.StreamResponse(headers=_WIRE)
+            response.content_type = "application/vnd.sqlite3"
+            response.content_length = path.stat().st_size
+            await response.prepare(request)
+            with path.open("rb") as file:
+                while chunk := file.read(256 * 1024):
+                    await response.write(chunk)
+            await response.write_eof()
+            return response
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _socket(request: web.Request) -> socket.socket:
+    transport = request.transport
+    found = transport.get_extra_info("socket") if transport is not None else None
+    if found is None:
+        raise ConnectionResetError("the caller has gone")
+    return found  # type: ignore[no-any-return]
+
+
+def _number(name: str, text: str, least: int, most: int) -> int:
+    if not text.isascii() or not text.isdigit() or not least <= int(text[:12]) <= most:
+        raise UsageError(f"{name}: {text[:40]!r} is not a whole number from {least} to {most}")
+    return int(text)
+
+
+def parse_log_query(job: str, query: dict[str, str]) -> LogQuery:
+    """The numbers in a log request. Raises UsageError."""
+    return LogQuery(
+        job_id=_number("job", job, 1, 2**53),
+        follow=query.get("follow", "0") == "1",
+        tail=_number("tail", query["tail"], 0, 10**9) if query.get("tail") else None,
+        attempt=_number("attempt", query["attempt"], 1, 2**31) if query.get("attempt") else None,
+    )
+
+
+def parse_list_query(query: dict[str, str]) -> ListQuery:
+    """The filters of a list request. Raises UsageError, naming the filter."""
+    unknown = set(query) - {"state", "name", "user", "label", "card", "since", "limit", "before"}
+    if unknown:
+        raise UsageError(f"unknown filter {sorted(unknown)[0][:40]!r}")
+    label = query.get("label")
+    if label is not None and "=" not in label:
+        raise UsageError(f"label: {label[:80]!r} is not key=value", mend="write --label project=posters")
+    key, _, value = (label or "").partition("=")
+    return ListQuery(
+        states=_states(query.get("state", "")),
+        name=query.get("name"),
+        user=query.get("user"),
+        label=(key, value) if label is not None else None,
+        card=query.get("card"),
+        since=_time(query["since"]) if query.get("since") else None,
+        before=_number("before", query["before"], 0, 2**53) if query.get("before") else None,
+        limit=_number("limit", query["limit"], 1, MAX_LISTED) if query.get("limit") else 50,
+    )
+
+
+def _states(text: str) -> tuple[JobState, ...]:
+    words = [word for word in text.split(",") if word]
+    found: list[JobState] = []
+    for word in words:
+        if word == "all":
+            found += JobState
+        elif word == "active":
+            found += [s for s in JobState if s not in ENDED]
+        elif word == "ended":
+            found += [s for s in JobState if s in ENDED]
+        elif word in _STATE_NAMES:
+            found.append(JobState(word))
+        else:
+            known = ", ".join(state.value for state in JobState)
+            raise UsageError(f"state: {word[:40]!r} is none of {known}", mend="or all, active, ended")
+    return tuple(dict.fromkeys(found))
+
+
+def _time(text: str) -> float:
+    from datetime import datetime
+
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise UsageError(f"since: {text[:40]!r} is not a time", mend="write 2026-11-23T12:00:00+01:00") from None

@@ -1,0 +1,292 @@
+"""The composition: store, rig, supervisor, sensors, loop and server of one daemon, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import time
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import msgspec
+
+from p104d.api.access import Gate
+from p104d.api.server import Server
+from p104d.core.errors import RefusedError
+from p104d.daemon import sdnotify
+from p104d.daemon.config import Settings
+from p104d.daemon.endings import Finished, measure
+from p104d.daemon.events import CardsGone, StopJob
+from p104d.daemon.listening import listen, lock_state
+from p104d.daemon.loop import Loop
+from p104d.daemon.maintenance import Maintenance
+from p104d.daemon.paths import Places, make_folders
+from p104d.daemon.recover import recover
+from p104d.daemon.rig import Rig
+from p104d.daemon.service import DaemonFacts, DaemonService
+from p104d.daemon.submission import Intake
+from p104d.daemon.watch import Appearances, over_vram
+from p104d.hardware.locks import CardLocks
+from p104d.hardware.messages import Cycle
+from p104d.hardware.rig import Rig as SimulatedRig
+from p104d.hardware.sensors import Sensors
+from p104d.processes import identity
+from p104d.processes.attempt import Key, Look, LookKind
+from p104d.processes.supervisor import Ended, Event, Supervisor
+from p104d.store import cards, reads
+from p104d.store.engine import Database
+from p104d.store.migrate import upgrade_in_child
+
+log = logging.getLogger(__name__)
+
+#: A card that another daemon holds is asked for again this often.
+_LOCK_AGAIN_CYCLES = 10
+
+
+class WallClock:
+    """The host's clocks."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How this daemon was started."""
+
+    system: bool
+    places: Places
+    settings: Settings
+    simulate: SimulatedRig | None
+
+
+class Daemon:
+    """One daemon from start to stop. Jobs and their shims outlive it."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._places, self._settings = options.places, options.settings
+        self._clock = WallClock()
+        self._epoch = time.monotonic()
+        self._locks = CardLocks()
+        self._stopping = asyncio.Event()
+        self._sweeps: set[asyncio.Task[None]] = set()
+        self._appearances = Appearances()
+        self._watch_warnings: list[str] = []
+        self._cycles = 0
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT. Raises P104Error where it cannot start."""
+        make_folders(self._places, system=self._options.system)
+        held = lock_state(self._places.state)
+        try:
+            upgrade_in_child(self._places.database)
+            self._database = Database(self._places.database)
+            try:
+                await self._serve()
+            finally:
+                self._database.close()
+        finally:
+            self._locks.release_all()
+            os.close(held)
+
+    async def _serve(self) -> None:
+        boot_id = identity.boot_id()
+        self._build(boot_id)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
+        await self._supervisor.start()
+        server: Server | None = None
+        try:
+            await recover(self._loop, self._database, self._supervisor, boot_id, self._ended)
+            listening = listen(self._places.socket, system=self._options.system)
+            server = Server(self._service(), Gate(user_mode=not self._options.system))
+            await server.start(listening)
+            await self._sensors.start()
+            await self._work()
+        finally:
+            sdnotify.notify("STOPPING=1")
+            if server is not None:
+                await server.stop()
+                self._places.socket.unlink(missing_ok=True)
+            await self._sensors.close()
+            await self._supervisor.close()
+            for task in self._sweeps:
+                task.cancel()
+
+    async def _work(self) -> None:
+        # What start-up made lives as long as the daemon: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        sdnotify.notify("READY=1")
+        log.info("ready on %s", self._places.socket, extra={"action": "ready"})
+        watchdog = sdnotify.watchdog_seconds()
+        maintenance = asyncio.create_task(Maintenance(self._loop, self._places).run(self._stopping))
+        try:
+            if watchdog is None:
+                await self._loop.run(self._stopping)
+            else:
+                self._loop.tick = lambda: sdnotify.notify("WATCHDOG=1")
+                await self._loop.run(self._stopping, longest=watchdog / 3)
+        finally:
+            maintenance.cancel()
+            await asyncio.gather(maintenance, return_exceptions=True)
+
+    def _build(self, boot_id: str) -> None:
+        settings = self._settings
+        with self._database.read() as conn:
+            records = cards.load_cards(conn)
+            paused = cards.get_setting(conn, "paused", "0") == "1"
+        self._supervisor = Supervisor(
+            jobs_dir=str(self._places.jobs),
+            runtime_dir=str(self._places.runtime / "shims"),
+            on_event=self._on_event,
+            system=self._options.system,
+            launcher=cast(Literal["auto", "zygote", "systemd"], settings.launcher),
+        )
+        self._rig = Rig(
+            records,
+            missing_after=settings.missing_after_seconds,
+            owner_of=self._owner_of,
+            is_alive=lambda pid: identity.start_time(pid) is not None,
+            take_lock=self._take_lock,
+        )
+        self._loop = Loop(
+            database=self._database,
+            rig=self._rig,
+            supervisor=self._supervisor,
+            settings=settings,
+            clock=self._clock,
+            boot_id=boot_id,
+            paused=paused,
+        )
+        self._loop.on_running_changed = self._tell_simulator
+        self._sensors = Sensors(
+            simulate=self._options.simulate,
+            epoch=self._epoch,
+            interval=settings.interval_seconds,
+            deadline=settings.sensor_deadline_seconds,
+            on_cycle=self._on_cycle,
+        )
+
+    def _service(self) -> DaemonService:
+        facts = DaemonFacts(
+            started_at=self._clock.now(),
+            simulated=self._options.simulate is not None,
+            user_mode=not self._options.system,
+        )
+        intake = Intake(self._loop, self._settings, user_mode=not self._options.system)
+        service = DaemonService(self._loop, self._places, facts, intake)
+        service.warnings = lambda: self._watch_warnings
+        return service
+
+    # --- what the supervisor says ----------------------------------------------------------------------------------
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Ended):
+            self._ended_soon(event.key, event.look)
+        else:
+            self._loop.post(event)
+
+    def _ended_soon(self, key: Key, look: Look) -> None:
+        if look.kind is LookKind.DEAD:
+            task = asyncio.create_task(self._ended(key, look))
+            self._sweeps.add(task)
+            task.add_done_callback(self._sweeps.discard)
+        else:
+            self._loop.post(self._finished(key, look))
+
+    async def _ended(self, key: Key, look: Look) -> None:
+        """Post an attempt's end; what a dead shim left is ended first, before its cards are free for others."""
+        if look.kind is LookKind.DEAD:
+            left = await self._supervisor.sweep(key)
+            if left:
+                log.error("%d processes of %s could not be ended", left, key, extra={"action": "sweep"})
+        self._loop.post(self._finished(key, look))
+
+    def _finished(self, key: Key, look: Look) -> Finished:
+        if key.kind != "job":
+            return Finished(key=key, look=look)
+        found: tuple[object, ...] = ()
+        never_seen = self._appearances.never(key.id)
+        self._appearances.forget(key.id)
+        if look.exit is not None and look.exit.log_bytes:
+            with self._database.read() as conn:
+                job = reads.facts(conn, key.id)
+            found = measure(self._supervisor.folder(key), job, look)
+        return Finished(key=key, look=look, never_seen=never_seen, measurements=found)  # type: ignore[arg-type]
+
+    # --- what the sensor says --------------------------------------------------------------------------------------
+
+    def _on_cycle(self, cycle: Cycle) -> None:
+        self._cycles += 1
+        if self._cycles % _LOCK_AGAIN_CYCLES == 0:
+            self._rig.release_locks()
+        changes = self._rig.on_cycle(cycle)
+        for text in changes.warnings:
+            log.warning("%s", text, extra={"action": "xid"})
+        if changes.material or changes.save:
+            self._loop.touch(changes.save)
+        if changes.gone:
+            self._loop.post(CardsGone(tuple(changes.gone)))
+        self._watch()
+
+    def _watch(self) -> None:
+        """Judge running jobs by what the cards showed."""
+        with self._database.read() as conn:
+            attempts = [each for each in reads.open_attempts(conn) if each.holds]
+        if not attempts:
+            self._watch_warnings = []
+            return
+        sights = self._rig.sights
+        self._appearances.note(attempts, sights)
+        over = over_vram(attempts, sights, self._settings.vram_margin_bytes)
+        late = self._appearances.late(attempts, self._clock.now(), self._settings.gpu_appear_seconds)
+        self._watch_warnings = [finding.text for finding in (*over, *late)]
+        for finding in over:
+            if finding.stop is not None:
+                self._loop.post(StopJob(finding.job_id, finding.stop))
+        self._stop_required([finding.job_id for finding in late])
+
+    def _stop_required(self, job_ids: Sequence[int]) -> None:
+        for job_id in job_ids:
+            with self._database.read() as conn:
+                job = reads.facts(conn, job_id)
+            if job is not None and job.spec.gpu_required and job.state == "running":
+                self._loop.post(StopJob(job_id, "never used its card"))
+
+    def _owner_of(self, pid: int) -> int | None:
+        key = self._supervisor.owner_of(pid)
+        return key.id if key is not None and key.kind == "job" else None
+
+    def _take_lock(self, uuid: str) -> str | None:
+        """None where the card is ours; else who has it, as people are told."""
+        if self._options.simulate is not None:
+            return None
+        try:
+            if self._locks.acquire(uuid):
+                return None
+        except RefusedError as error:
+            return error.line()
+        holder = self._locks.holder(uuid)
+        return f"in use by another p104d{f' (pid {holder})' if holder else ''}"
+
+    def _tell_simulator(self) -> None:
+        """On a simulated rig a job's process uses as much memory as it reserved."""
+        if self._options.simulate is None:
+            return
+        with self._database.read() as conn:
+            attempts = reads.open_attempts(conn)
+        self._sensors.set_processes(
+            [
+                (attempt.pid, uuid, reserved)
+                for attempt in attempts
+                if attempt.pid is not None
+                for uuid, reserved, _exclusive in attempt.holds
+            ]
+        )

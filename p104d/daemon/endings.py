@@ -1,0 +1,138 @@
+"""What becomes of a job whose attempt has ended: read from its folder, judged by the policy, written in one piece."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy.engine import Connection
+
+from p104d.core.job import ENDED, JobState, Measurement, Outcome
+from p104d.core.lifecycle import Move, target
+from p104d.daemon.notify import owe_for_job
+from p104d.daemon.work import Work
+from p104d.engines.measure import OutputParser
+from p104d.policy.retry import After, Ending, How, Stop, after_end, backoff_seconds
+from p104d.processes.attempt import ExitRecord, Key, Look, LookKind
+from p104d.processes.logs import read_ends
+from p104d.store import moves, reads
+from p104d.store.reads import JobFacts
+
+#: Of a longer log only its beginning (where engines tell what they loaded) and its end are read for measurements.
+_HEAD_BYTES = 64 * 1024
+_TAIL_BYTES = 192 * 1024
+#: A claim that is taken back again and again means that shims cannot start here; its job waits longer each time.
+_PATIENT_REVOKES = 3
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt's end as its folder tells it, with what was measured; all reading of files is done by now.
+
+    ``never_seen`` tells that its processes were looked for on its cards and never found.
+    """
+
+    key: Key
+    look: Look | None
+    failure: str | None = None
+    host_died: bool = False
+    never_seen: bool = False
+    measurements: tuple[Measurement, ...] = ()
+
+
+def measure(folder: str, job: JobFacts | None, look: Look | None) -> tuple[Measurement, ...]:
+    """What the output of an ended attempt tells. Never raises: a log that cannot be read measures nothing."""
+    if job is None or not job.spec.measure or look is None or look.exit is None or not look.exit.log_bytes:
+        return ()
+    parser = OutputParser(job.spec.measure)
+    try:
+        for chunk in read_ends(folder, _HEAD_BYTES, _TAIL_BYTES):
+            parser.feed(chunk)
+    except OSError:
+        return ()
+    return tuple(parser.result())
+
+
+def finish(conn: Connection, done: Finished, work: Work, now: float) -> None:
+    """Close the attempt and move its job; free or cancel those that waited for it; note what is to be told."""
+    job = reads.facts(conn, done.key.id)
+    if job is None:
+        return
+    ending = _ending(conn, done, job)
+    after = after_end(
+        ending,
+        job_id=job.id,
+        retries=job.spec.retries,
+        failures=job.failures,
+        idempotent=job.spec.idempotent,
+        losses=reads.losses(conn, job.id),
+    )
+    ended = _record(done, job, ending, after, now, revokes=reads.revokes(conn, job.id))
+    if not moves.end(conn, ended):
+        return
+    work.dirty = work.running_changed = True
+    state = target(after.move)
+    if state in ENDED:
+        settle(conn, job, state, after.reason, work, now)
+
+
+def settle(conn: Connection, job: JobFacts, state: JobState, reason: str, work: Work, now: float) -> None:
+    """What follows from a job's final state, for others and for those who want to be told."""
+    work.ended[job.id] = state
+    work.notify |= owe_for_job(conn, job, state, reason, now)
+    for cancelled in moves.settle_dependents(conn, job.id, job.document_id, state, now):
+        work.ended[cancelled] = JobState.CANCELLED
+        dependent = reads.facts(conn, cancelled)
+        if dependent is not None and dependent.spec.notify is not None:
+            work.notify |= owe_for_job(conn, dependent, JobState.CANCELLED, f"job {job.id} {reason}", now)
+
+
+def _ending(conn: Connection, done: Finished, job: JobFacts) -> Ending:
+    stop = _stop(reads.stop_reason(conn, job.id, done.key.number))
+    if done.failure is not None:
+        return Ending(how=How.NOT_STARTED, stop=stop, note=done.failure)
+    if done.look is None or done.look.kind in (LookKind.UNCLAIMED, LookKind.REVOKED):
+        return Ending(how=How.REVOKED, stop=stop)
+    if done.look.exit is None:
+        return Ending(how=How.HOST_DIED if done.host_died else How.SHIM_DIED, stop=stop)
+    found = _exited(done.look.exit, stop)
+    if found.exit_code == 0 and found.stop is None and done.never_seen and job.spec.gpu_required:
+        return msgspec.structs.replace(found, stop=Stop.NEVER_ON_CARD)
+    return found
+
+
+def _exited(record: ExitRecord, stop: Stop | None) -> Ending:
+    note = record.reason
+    if note == "time limit":
+        stop, note = stop or Stop.TIME_LIMIT, None
+    elif note == "stopped":
+        # Somebody signalled the shim without the daemon's asking: the job was ended on purpose all the same.
+        stop, note = stop or Stop.CANCEL, None
+    return Ending(how=How.EXITED, exit_code=record.exit_code, signal=record.signal, stop=stop, note=note)
+
+
+def _stop(text: str | None) -> Stop | None:
+    return next((stop for stop in Stop if stop.value == text), None)
+
+
+def _record(done: Finished, job: JobFacts, ending: Ending, after: After, now: float, *, revokes: int) -> moves.Ended:
+    record = done.look.exit if done.look is not None else None
+    wait = after.wait_seconds
+    if after.outcome is Outcome.REVOKED and revokes >= _PATIENT_REVOKES:
+        wait = backoff_seconds(job.id, revokes - _PATIENT_REVOKES + 1)
+    move = Move.REQUEUE if after.move is Move.REVOKE and wait else after.move
+    return moves.Ended(
+        job_id=job.id,
+        number=done.key.number,
+        move=move,
+        outcome=after.outcome,
+        at=record.ended_at if record else now,
+        reason=None if move is Move.REVOKE else after.reason,
+        attempt_reason=after.reason,
+        exit_code=ending.exit_code,
+        signal=ending.signal,
+        eligible_at=now + wait if wait else None,
+        failed=after.uses_retry,
+        cpu_seconds=record.user_seconds + record.system_seconds if record else None,
+        max_rss_bytes=record.max_rss_bytes if record else None,
+        log_bytes=record.log_bytes if record else None,
+        started_at=record.started_at if record else None,
+        measurements=done.measurements,
+    )

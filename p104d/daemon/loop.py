@@ -1,0 +1,323 @@
+"""The one way through: events and requests wake the loop; it takes them in, asks the policy, commits, then acts.
+
+A step is one transaction: what ended is written, what became due is noted, the policy plans on the state that results,
+and its starts are written too. Only after the commit is anything done to the world. A request takes part in a step, so
+that a job submitted to an idle rig is stored and placed by one commit. A step that fails changes nothing; the events it
+had taken are taken again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from sqlalchemy.engine import Connection
+
+from p104d.core.clock import Clock
+from p104d.core.errors import P104Error, UnavailableError
+from p104d.core.plan import Start
+from p104d.core.snapshot import Snapshot
+from p104d.daemon import timetable
+from p104d.daemon.config import Settings
+from p104d.daemon.endings import Finished, finish
+from p104d.daemon.events import CardsGone, StopJob
+from p104d.daemon.launch import launch_spec, notify_spec
+from p104d.daemon.observe import Capacity, Observer
+from p104d.daemon.rig import Rig
+from p104d.daemon.work import Work
+from p104d.policy.retry import Stop
+from p104d.policy.schedule import plan
+from p104d.processes.attempt import Key
+from p104d.processes.supervisor import LaunchFailed, Running, Supervisor
+from p104d.store import cards, moves, reads, schedules
+from p104d.store.cards import CardRecord
+from p104d.store.engine import Database
+from p104d.store.reads import OpenAttempt
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+LoopEvent = Running | LaunchFailed | Finished | CardsGone | StopJob
+
+#: Clocks get set while the daemon sleeps; it looks at them at least this often.
+_LONGEST_SLEEP_SECONDS = 60.0
+#: After a step that could not be committed (a full disk), the next try.
+_RETRY_SECONDS = 1.0
+
+
+class Loop:
+    """The scheduler. ``step`` is synchronous and short; ``run`` waits for reasons to take one."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        rig: Rig,
+        supervisor: Supervisor,
+        settings: Settings,
+        clock: Clock,
+        boot_id: str,
+        paused: bool,
+    ) -> None:
+        self.database, self.rig, self.supervisor, self.settings = database, rig, supervisor, settings
+        self.clock, self.paused = clock, paused
+        self.observer = Observer(Capacity(settings.cpu_jobs, settings.host_ram_bytes))
+        self.on_running_changed: Callable[[], None] = lambda: None
+        self.tick: Callable[[], None] = lambda: None
+        self._boot_id = boot_id
+        self._events: deque[LoopEvent] = deque()
+        self._save: dict[str, CardRecord] = {}
+        self._wake = asyncio.Event()
+        self._dirty = True
+        self._deadline: float | None = 0.0
+        self._waiters: dict[int, set[asyncio.Future[None]]] = {}
+        self._starters: dict[int, set[asyncio.Future[None]]] = {}
+
+    # --- being woken -----------------------------------------------------------------------------------------------
+
+    def post(self, event: LoopEvent) -> None:
+        """Take in an event at the next step."""
+        self._events.append(event)
+        self._wake.set()
+
+    def touch(self, save: list[CardRecord] | None = None) -> None:
+        """Something placement depends on has changed; ``save`` are card records to be written."""
+        for record in save or ():
+            self._save[record.identity.uuid] = record
+        self._dirty = True
+        self._wake.set()
+
+    async def run(self, stopping: asyncio.Event, longest: float = _LONGEST_SLEEP_SECONDS) -> None:
+        """Step whenever there is a reason, until ``stopping``; call ``tick`` at least every ``longest`` seconds."""
+        stop = asyncio.ensure_future(stopping.wait())
+        stop.add_done_callback(lambda _: self._wake.set())
+        try:
+            while not stopping.is_set():
+                await self._sleep(longest)
+                self._wake.clear()
+                self.tick()
+                if not stopping.is_set():
+                    self._careful_step()
+        finally:
+            stop.cancel()
+
+    async def _sleep(self, longest: float) -> None:
+        left = longest
+        if self._deadline is not None:
+            left = min(left, max(0.0, self._deadline - self.clock.now()))
+        if left <= 0:
+            await asyncio.sleep(0)
+            return
+        try:
+            async with asyncio.timeout(left):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    def _careful_step(self) -> None:
+        """A step nobody asked for: what goes wrong is said in the log and tried again, never the end of the loop."""
+        try:
+            self.step()
+        except UnavailableError as error:
+            log.error("%s", error.line(), extra={"action": "step_failed"})
+            self._deadline = self.clock.now() + _RETRY_SECONDS
+        except Exception:
+            log.exception("a step failed", extra={"action": "step_failed"})
+            self._deadline = self.clock.now() + _RETRY_SECONDS
+
+    # --- a step ----------------------------------------------------------------------------------------------------
+
+    def step(self, request: Callable[[Connection, float, Work], T] | None = None) -> T | None:
+        """Take in events and ``request``, plan, commit, act; returns what ``request`` returned.
+
+        Raises what ``request`` raises, and UnavailableError where nothing could be committed; then nothing was
+        changed and nothing done.
+        """
+        now = self.clock.now()
+        due = self._deadline is not None and self._deadline <= now
+        if not (request or self._events or self._dirty or self._save or due):
+            return None
+        events, saves = list(self._events), dict(self._save)
+        self._events.clear()
+        work = Work(dirty=self._dirty or due)
+        try:
+            with self.database.write() as conn:
+                answer = request(conn, now, work) if request is not None else None
+                self._take_in(conn, events, saves, work, now)
+                if work.dirty:
+                    self._place(conn, work, now)
+                deadline = self._next_deadline(conn)
+        except BaseException:
+            self._events.extendleft(reversed(events))
+            self._wake.set()
+            raise
+        for uuid, record in saves.items():
+            if self._save.get(uuid) is record:
+                del self._save[uuid]
+        self._dirty = self.observer.more and bool(work.launches)
+        self._deadline = deadline
+        self._act(work)
+        return answer
+
+    def _take_in(
+        self, conn: Connection, events: list[LoopEvent], saves: dict[str, CardRecord], work: Work, now: float
+    ) -> None:
+        for record in saves.values():
+            cards.save_card(conn, record)
+        for event in events:
+            self._apply(conn, event, work, now)
+        if self._deadline is not None and self._deadline <= now:
+            work.dirty |= moves.make_due(conn, now) > 0
+        # Schedules are few, and one that was just submitted has no next time yet.
+        if schedules.anything_due(conn, now):
+            work.dirty |= bool(timetable.run_due(conn, now))
+
+    def _apply(self, conn: Connection, event: LoopEvent, work: Work, now: float) -> None:
+        match event:
+            case Running(key, pid, at):
+                if key.kind == "job":
+                    moves.run(conn, key.id, key.number, pid=pid, at=at)
+                    work.running_changed = True
+            case LaunchFailed(key, text):
+                log.warning("attempt %s could not be started: %s", key, text, extra={"action": "launch_failed"})
+                self._finish(conn, Finished(key=key, look=None), work, now, text)
+            case Finished():
+                self._finish(conn, event, work, now, event.failure)
+            case CardsGone(uuids):
+                self._cards_gone(conn, frozenset(uuids), work)
+            case StopJob(job_id, reason, at_once):
+                self.stop(conn, job_id, reason, work, now=at_once)
+
+    def _finish(self, conn: Connection, done: Finished, work: Work, now: float, failure: str | None) -> None:
+        if done.key.kind == "notify":
+            record = done.look.exit if done.look is not None else None
+            good = record is not None and record.exit_code == 0
+            schedules.notification_sent(conn, done.key.id, None if good else failure or "its command failed")
+            work.notify = True
+            return
+        finish(conn, done, work, now)
+
+    def _cards_gone(self, conn: Connection, uuids: frozenset[str], work: Work) -> None:
+        for attempt in reads.open_attempts(conn):
+            if any(uuid in uuids for uuid, _reserved, _exclusive in attempt.holds):
+                self.stop(conn, attempt.job_id, Stop.CARD_LOST, work, now=True)
+
+    def stop(self, conn: Connection, job_id: int, reason: str, work: Work, *, now: bool = False) -> bool:
+        """Commit that an active job is to end, and end it after the commit; False where it is not active."""
+        number = moves.stop(conn, job_id, reason)
+        if number is None:
+            return False
+        (work.kills if now else work.stops).append(Key("job", job_id, number))
+        return True
+
+    # --- placing ---------------------------------------------------------------------------------------------------
+
+    def snapshot(self, conn: Connection, attempts: list[OpenAttempt], now: float) -> Snapshot:
+        """What the policy sees at this moment."""
+        views = self.rig.views(attempts)
+        return self.observer.snapshot(conn, now=now, paused=self.paused, cards=views, attempts=attempts)
+
+    def peek(self, conn: Connection, attempts: list[OpenAttempt], now: float) -> Snapshot:
+        """A snapshot for explaining, which does not move the observer on."""
+        observer = Observer(self.observer.capacity)
+        views = self.rig.views(attempts)
+        return observer.snapshot(conn, now=now, paused=self.paused, cards=views, attempts=attempts)
+
+    def _place(self, conn: Connection, work: Work, now: float) -> None:
+        if self.paused:
+            return
+        snapshot = self.snapshot(conn, reads.open_attempts(conn), now)
+        for start in plan(snapshot).starts:
+            self._start(conn, start, work, now)
+
+    def _start(self, conn: Connection, start: Start, work: Work, now: float) -> None:
+        job = reads.facts(conn, start.job_id)
+        if job is None:
+            return
+        limit = job.spec.time_limit_seconds
+        number = moves.place(
+            conn,
+            start,
+            now=now,
+            boot_id=self._boot_id,
+            ends_by=now + limit if limit is not None else None,
+            ram=job.spec.ram_bytes,
+        )
+        if number is None:
+            return
+        try:
+            work.launches.append(launch_spec(job, number, start, self.settings))
+        except P104Error as error:
+            work.unstartable.append((Key("job", job.id, number), error.message))
+
+    def _next_deadline(self, conn: Connection) -> float | None:
+        times = [reads.next_timer(conn), schedules.next_schedule(conn)]
+        return min((at for at in times if at is not None), default=None)
+
+    # --- acting ----------------------------------------------------------------------------------------------------
+
+    def _act(self, work: Work) -> None:
+        for spec in work.launches:
+            self.supervisor.launch(spec)
+            _wake_all(self._starters.get(spec.id, ()))
+        for key, text in work.unstartable:
+            self.post(Finished(key=key, look=None, failure=text))
+        for key in work.stops:
+            self.supervisor.stop(key)
+        for key in work.kills:
+            self.supervisor.kill(key)
+        for job_id in work.ended:
+            _wake_all(self._waiters.pop(job_id, ()))
+        if work.running_changed:
+            self.on_running_changed()
+        if work.notify:
+            asyncio.get_running_loop().call_soon(self._send_owed)
+
+    def _send_owed(self) -> None:
+        """Start the notifications that are owed: noted as being sent first, as every act."""
+        try:
+            with self.database.write() as conn:
+                owed = schedules.take_owed(conn)
+        except UnavailableError as error:
+            log.error("%s", error.line(), extra={"action": "notify_failed"})
+            return
+        for each in owed:
+            try:
+                self.supervisor.launch(notify_spec(each, self.settings))
+            except P104Error as error:
+                self.post(LaunchFailed(Key("notify", each.id, 1), error.message))
+
+    def wait_for_end(self, job_id: int) -> asyncio.Future[None]:
+        """A future that is done when the job has reached a final state; ask for the state after making it."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(job_id, set()).add(future)
+        future.add_done_callback(lambda done: self._drop_waiter(job_id, done))
+        return future
+
+    async def wait_for_start(self, job_id: int) -> None:
+        """Until the job's next attempt is placed, or it ends."""
+        start: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._starters.setdefault(job_id, set()).add(start)
+        end = self.wait_for_end(job_id)
+        try:
+            await asyncio.wait((start, end), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            end.cancel()
+            self._starters.get(job_id, set()).discard(start)
+            if not self._starters.get(job_id, True):
+                del self._starters[job_id]
+
+    def _drop_waiter(self, job_id: int, future: asyncio.Future[None]) -> None:
+        waiters = self._waiters.get(job_id)
+        if waiters is not None:
+            waiters.discard(future)
+            if not waiters:
+                del self._waiters[job_id]
+
+
+def _wake_all(futures: Iterable[asyncio.Future[None]]) -> None:
+    for future in list(futures):
+        if not future.done():
+            future.set_result(None)

@@ -1,0 +1,47 @@
+"""Telling people: a command or a webhook of theirs, run as them by a shim; owed in the transaction of what it tells."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+from sqlalchemy.engine import Connection
+
+from p104d.core.job import JobState
+from p104d.store import schedules
+from p104d.store.reads import JobFacts
+
+_WEBHOOK = Path(__file__).resolve().parent.parent / "processes" / "webhook.py"
+
+
+def owe_for_job(conn: Connection, job: JobFacts, state: JobState, reason: str, now: float) -> bool:
+    """Note what is owed for a job that ended so; was anything?"""
+    wanted = job.spec.notify
+    if wanted is None or state.value not in wanted.on:
+        return False
+    env = {
+        "P104_JOB_ID": str(job.id),
+        "P104_JOB_NAME": job.name,
+        "P104_STATE": state.value,
+        "P104_REASON": reason,
+    }
+    if wanted.command:
+        schedules.owe(conn, job_id=job.id, uid=job.uid, user=job.user, command=wanted.command, env=env, now=now)
+    if wanted.webhook is not None:
+        body = {"job_id": job.id, "name": job.name, "state": state.value, "reason": reason, "user": job.user}
+        schedules.owe(
+            conn,
+            job_id=job.id,
+            uid=job.uid,
+            user=job.user,
+            command=webhook_command(wanted.webhook),
+            env=env | {"P104_WEBHOOK_BODY": msgspec.json.encode(body).decode()},
+            now=now,
+        )
+    return True
+
+
+def webhook_command(url: str) -> list[str]:
+    """The argv that posts P104_WEBHOOK_BODY to ``url``: in a process of the user's own, never in the daemon."""
+    return [sys.executable, "-I", "-S", str(_WEBHOOK), url]

@@ -1,0 +1,77 @@
+"""After a start: what became of the attempts that an earlier daemon left open.
+
+==================================  ============================================================
+the attempt's folder says           then
+==================================  ============================================================
+nobody claimed it, same boot        revoke it (the claim can be taken once); the job waits again
+claimed, its shim is alive          adopt it; a stop that was committed is asked for again
+an exit record is there             the attempt ended so
+claimed, no shim, no record         sweep what is left of its processes; lost
+another boot, no exit record        lost: whether it ran before the host died, nobody can know
+==================================  ============================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from p104d.daemon.endings import Finished
+from p104d.daemon.loop import Loop
+from p104d.processes.attempt import Key, Look, LookKind
+from p104d.processes.supervisor import Supervisor
+from p104d.store import reads, schedules
+from p104d.store.engine import Database
+from p104d.store.reads import OpenAttempt
+
+log = logging.getLogger(__name__)
+
+
+async def recover(
+    loop: Loop, database: Database, supervisor: Supervisor, boot_id: str, ended: Callable[[Key, Look], Awaitable[None]]
+) -> None:
+    """Find every open attempt again; afterwards each is watched or its end is posted to the loop. Notifications that
+    were being sent are owed again."""
+    with database.read() as conn:
+        attempts = reads.open_attempts(conn)
+    with database.write() as conn:
+        schedules.owe_again(conn)
+    for attempt in attempts:
+        await _recover_one(loop, supervisor, attempt, boot_id, ended)
+
+
+async def _recover_one(
+    loop: Loop,
+    supervisor: Supervisor,
+    attempt: OpenAttempt,
+    boot_id: str,
+    ended: Callable[[Key, Look], Awaitable[None]],
+) -> None:
+    key = Key("job", attempt.job_id, attempt.number)
+    look = await asyncio.to_thread(supervisor.look, key)
+    if look.kind is LookKind.UNCLAIMED:
+        if attempt.boot_id != boot_id:
+            _say(key, "its host died before its end was known")
+            loop.post(Finished(key=key, look=Look(kind=LookKind.DEAD), host_died=True))
+            return
+        if supervisor.revoke(key):
+            _say(key, "taken back: no shim had claimed it")
+            loop.post(Finished(key=key, look=Look(kind=LookKind.REVOKED)))
+            return
+        look = supervisor.look(key)
+    if look.kind is LookKind.RUNNING and supervisor.adopt(key):
+        _say(key, "adopted")
+        if attempt.stop_reason is not None:
+            supervisor.stop(key)
+        return
+    if look.kind is LookKind.RUNNING:
+        look = supervisor.look(key)
+    if look.kind is LookKind.DEAD and attempt.boot_id != boot_id:
+        loop.post(Finished(key=key, look=look, host_died=True))
+        return
+    await ended(key, look)
+
+
+def _say(key: Key, text: str) -> None:
+    log.info("job %d attempt %d: %s", key.id, key.number, text, extra={"action": "recover"})

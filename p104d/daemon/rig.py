@@ -1,0 +1,385 @@
+"""The cards as the daemon knows them: what is remembered, what the sensor last said, what follows for placement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from p104d.api import messages as m
+from p104d.core.card import CardIdentity, CardReading, CardReport, CardState, Verdict
+from p104d.core.errors import NotFoundError
+from p104d.core.snapshot import CardView, Hold
+from p104d.core.units import iso
+from p104d.hardware.catalog import first_verdict, lookup, promised_bytes
+from p104d.hardware.messages import Cycle, DriverProblem
+from p104d.policy.health import Condition, card_condition, card_warnings, suspicion
+from p104d.store.cards import CardRecord
+from p104d.store.reads import OpenAttempt
+
+#: Good cycles in a row after which a card that answered badly is trusted again.
+_TRUST_AFTER_CYCLES = 3
+#: A remembered card's last sight is written down this often at most; the record is for people, not for decisions.
+_SEEN_EVERY_SECONDS = 3600.0
+
+
+class Sight(msgspec.Struct, kw_only=True):
+    """What the sensor last said of a card. ``foreign_bytes`` is memory of processes that are not ours, ``ours`` that
+    of each of our jobs, ``looked_at`` the Unix time of the last look that told processes."""
+
+    report: CardReport
+    at: float
+    foreign_bytes: int = 0
+    ours: dict[int, int] = {}
+    looked_at: float = 0.0
+    good_cycles: int = _TRUST_AFTER_CYCLES
+    last_fault: tuple[str, str | None] | None = None
+
+
+class Changes(msgspec.Struct, kw_only=True):
+    """What a cycle changed: records to save, cards gone from under their jobs, whether placement may differ."""
+
+    save: list[CardRecord] = []
+    gone: list[str] = []
+    material: bool = False
+    warnings: list[str] = []
+
+
+class Rig:
+    """All known cards. Nothing here blocks or writes; the loop saves what ``on_cycle`` says is to be saved."""
+
+    def __init__(
+        self,
+        records: Mapping[str, CardRecord],
+        *,
+        missing_after: float,
+        owner_of: Callable[[int], int | None],
+        is_alive: Callable[[int], bool],
+        take_lock: Callable[[str], str | None],
+    ) -> None:
+        self.records = dict(records)
+        self.sights: dict[str, Sight] = {}
+        self.problem: DriverProblem | None = None
+        self.driver: str | None = None
+        self.counted = False
+        self._missing_after = missing_after
+        self._owner_of = owner_of
+        self._is_alive = is_alive
+        self._take_lock = take_lock
+        self._taken: dict[str, str | None] = {}
+        self._absent_since: dict[str, float] = {}
+        self._told_gone: set[str] = set()
+        self._conditions: dict[str, Condition] = {}
+
+    def on_cycle(self, cycle: Cycle) -> Changes:
+        """Take in one look at the rig."""
+        changes = Changes()
+        changes.material = self.problem != cycle.problem
+        self.problem, self.driver = cycle.problem, cycle.driver_version or self.driver
+        if cycle.problem is None or cycle.cards:
+            changes.material |= not self.counted
+            self.counted = True
+        for report in cycle.cards:
+            self._seen(report, cycle, changes)
+        self._suspect(cycle, changes)
+        self._absent(cycle, changes)
+        conditions = {uuid: self._condition(uuid, ()) for uuid in self.records}
+        changes.material |= conditions != self._conditions
+        self._conditions = conditions
+        return changes
+
+    def _seen(self, report: CardReport, cycle: Cycle, changes: Changes) -> None:
+        uuid = report.identity.uuid
+        before = self.sights.get(uuid)
+        sight = self._sight(report, cycle, before)
+        self.sights[uuid] = sight
+        if report.fault != "lost":
+            self._absent_since.pop(uuid, None)
+            self._told_gone.discard(uuid)
+        if before is None or before.foreign_bytes != sight.foreign_bytes:
+            changes.material = True
+        record = self._remembered(report.identity, cycle, changes)
+        if record.last_seen_at + _SEEN_EVERY_SECONDS < cycle.at:
+            record.last_seen_at = cycle.at
+            changes.save.append(record)
+
+    def _sight(self, report: CardReport, cycle: Cycle, before: Sight | None) -> Sight:
+        sight = Sight(report=report, at=cycle.monotonic)
+        if before is not None:
+            sight.foreign_bytes, sight.ours, sight.looked_at = before.foreign_bytes, before.ours, before.looked_at
+            sight.good_cycles, sight.last_fault = before.good_cycles, before.last_fault
+        if report.fault is not None:
+            sight.good_cycles, sight.last_fault = 0, (report.fault, report.fault_text)
+        elif sight.good_cycles < _TRUST_AFTER_CYCLES:
+            sight.good_cycles += 1
+        if report.reading.processes is not None:
+            sight.looked_at = cycle.at
+            self._share_out(sight, report.reading)
+        return sight
+
+    def _share_out(self, sight: Sight, reading: CardReading) -> None:
+        """Tell our processes from others. A process that has just gone is nobody's: its memory is being freed."""
+        ours, foreign, foreign_unknown = dict[int, int](), 0, False
+        for process in reading.processes or ():
+            job = self._owner_of(process.pid)
+            if job is not None:
+                ours[job] = ours.get(job, 0) + (process.memory_bytes or 0)
+            elif self._is_alive(process.pid):
+                foreign += process.memory_bytes or 0
+                foreign_unknown |= process.memory_bytes is None
+        if foreign_unknown and reading.memory_used_bytes is not None:
+            foreign = max(foreign, reading.memory_used_bytes - sum(ours.values()))
+        sight.foreign_bytes, sight.ours = foreign, ours
+
+    def _remembered(self, identity: CardIdentity, cycle: Cycle, changes: Changes) -> CardRecord:
+        record = self.records.get(identity.uuid)
+        if record is None:
+            record = CardRecord(
+                identity=identity,
+                driver=cycle.driver_version,
+                verdict=_verdict(identity, Verdict.UNVERIFIED),
+                proven_bytes=None,
+                drained=False,
+                drained_by=None,
+                suspect=None,
+                first_seen_at=cycle.at,
+                last_seen_at=cycle.at,
+            )
+            self.records[identity.uuid] = record
+            changes.save.append(record)
+            changes.material = True
+        elif (record.identity, record.driver) != (identity, cycle.driver_version):
+            record.identity, record.driver = _merged(record.identity, identity), cycle.driver_version
+            record.verdict = _verdict(record.identity, record.verdict)
+            changes.save.append(record)
+            changes.material = True
+        if identity.uuid not in self._taken:
+            self._taken[identity.uuid] = self._take_lock(identity.uuid)
+        return record
+
+    def _suspect(self, cycle: Cycle, changes: Changes) -> None:
+        by_bus = {record.identity.bus_id: uuid for uuid, record in self.records.items()}
+        for event in cycle.xids:
+            uuid = event.uuid or by_bus.get(event.bus_id)
+            record = self.records.get(uuid) if uuid else None
+            cause = suspicion([event])
+            changes.warnings.append(f"XID {event.code} on {event.bus_id or uuid}: {event.text or 'no text'}")
+            if record is not None and cause is not None and record.suspect is None:
+                record.suspect = cause
+                changes.save.append(record)
+                changes.material = True
+
+    def _absent(self, cycle: Cycle, changes: Changes) -> None:
+        """Cards that a look did not show. Their jobs are given up only after a while: drivers are reloaded, sensors
+        restarted, and a job that still runs is worth a few seconds' patience."""
+        shown = {report.identity.uuid for report in cycle.cards if report.fault != "lost"}
+        for uuid in self.records.keys() - shown:
+            since = self._absent_since.setdefault(uuid, cycle.monotonic)
+            if uuid in {report.identity.uuid for report in cycle.cards}:
+                pass
+            elif cycle.problem is None:
+                self.sights.pop(uuid, None)
+            if cycle.monotonic - since >= self._missing_after and uuid not in self._told_gone:
+                self._told_gone.add(uuid)
+                changes.gone.append(uuid)
+
+    def drain(self, uuid: str, by: str | None) -> None:
+        """Take note of what was committed: drained by ``by``, or (None) open again and trusted again."""
+        record = self.records[uuid]
+        record.drained, record.drained_by = by is not None, by
+        if by is None:
+            record.suspect = None
+
+    def release_locks(self) -> None:
+        """Forget what was locked, so that cards in use elsewhere are asked for again at the next look."""
+        self._taken = {uuid: holder for uuid, holder in self._taken.items() if holder is None}
+
+    def _condition(self, uuid: str, jobs: Sequence[int]) -> Condition:
+        record, sight = self.records[uuid], self.sights.get(uuid)
+        report, suspected = (sight.report if sight else None), record.suspect
+        if sight is not None and sight.report.fault is None and sight.good_cycles < _TRUST_AFTER_CYCLES:
+            # It answers again; a few more good looks before it is given work.
+            report = msgspec.structs.replace(sight.report, fault="recovering", fault_text="it answers again")
+        found = card_condition(
+            report, verdict=record.verdict, drained=record.drained, suspected=suspected, jobs=len(jobs)
+        )
+        if report is not None and report.fault == "lost":
+            note = f"fell off the bus ({report.fault_text})" if report.fault_text else "fell off the bus"
+            return Condition(state=CardState.MISSING, note=note, closed="missing: fell off the bus")
+        if report is None and self.problem is not None:
+            return Condition(state=CardState.MISSING, note=self.problem.message, closed="missing")
+        holder = self._taken.get(uuid)
+        if holder is not None and found.closed is None:
+            return Condition(state=CardState.SUSPECT, note=holder, closed=holder)
+        if found.state is CardState.DRAINED and record.drained_by:
+            return msgspec.structs.replace(found, note=found.note or f"drained by {record.drained_by}")
+        return found
+
+    def capacity(self, record: CardRecord) -> int:
+        """Bytes that are known to be there: proven ones, else (until a memory test exists) what the card reports."""
+        return record.proven_bytes or record.identity.memory_total_bytes or 0
+
+    def views(self, attempts: Iterable[OpenAttempt]) -> tuple[CardView, ...]:
+        """What placement sees."""
+        holds = holds_by_card(attempts)
+        return tuple(self._view(uuid, holds.get(uuid, ())) for uuid in self.records)
+
+    def _view(self, uuid: str, holds: Sequence[Hold]) -> CardView:
+        record, sight = self.records[uuid], self.sights.get(uuid)
+        identity = record.identity
+        reported = identity.memory_total_bytes or 0
+        condition = self._condition(uuid, [hold.job_id for hold in holds])
+        reading = sight.report.reading if sight else CardReading()
+        return CardView(
+            uuid=uuid,
+            index=identity.index,
+            name=_short_name(identity),
+            capacity_bytes=self.capacity(record),
+            promised_bytes=promised_bytes(lookup(identity.device_id, identity.name), reported),
+            foreign_bytes=sight.foreign_bytes if sight else 0,
+            closed=condition.closed,
+            temporary=condition.temporary,
+            holds=tuple(holds),
+            link_bytes_per_second=_link_speed(reading, identity),
+        )
+
+    def messages(self, attempts: Sequence[OpenAttempt]) -> list[m.Card]:
+        """What people see, by index; missing cards last."""
+        holds = holds_by_card(attempts)
+        cards = [self._message(uuid, holds.get(uuid, ())) for uuid in self.records]
+        return sorted(cards, key=lambda card: (card.state == "missing", card.index or 0, card.uuid))
+
+    def _message(self, uuid: str, holds: Sequence[Hold]) -> m.Card:
+        record, sight = self.records[uuid], self.sights.get(uuid)
+        identity = record.identity
+        condition = self._condition(uuid, [hold.job_id for hold in holds])
+        gone = condition.state is CardState.MISSING
+        reading = sight.report.reading if sight and not gone else CardReading()
+        entry = lookup(identity.device_id, identity.name)
+        return m.Card(
+            index=identity.index,
+            uuid=uuid,
+            name=identity.name or (entry.name if entry else None),
+            bus_id=identity.bus_id,
+            device_id=identity.device_id,
+            vbios=identity.vbios,
+            verdict=record.verdict.value,
+            state=condition.state.value,
+            memory_total_bytes=identity.memory_total_bytes,
+            memory_used_bytes=reading.memory_used_bytes,
+            memory_reserved_bytes=sum(hold.reserved_bytes for hold in holds),
+            memory_proven_bytes=record.proven_bytes,
+            temperature_celsius=reading.temperature_celsius,
+            power_watts=reading.power_watts,
+            power_limit_watts=reading.power_limit_watts,
+            utilization_percent=reading.utilization_percent,
+            fan_percent=reading.fan_percent,
+            link_generation=reading.link_generation,
+            link_width=reading.link_width,
+            throttle=list(reading.throttle),
+            jobs=sorted({hold.job_id for hold in holds}),
+            models=[],
+            note=condition.note,
+            catalog_name=entry.name if entry else None,
+            driver=record.driver,
+            subsystem_id=identity.subsystem_id,
+            compute_capability=identity.compute_capability,
+            memory_capacity_bytes=self.capacity(record) or None,
+            memory_foreign_bytes=sight.foreign_bytes if sight and not gone else None,
+            link_generation_max=identity.link_generation_max,
+            link_width_max=identity.link_width_max,
+            power_limit_min_watts=identity.power_limit_min_watts,
+            power_limit_max_watts=identity.power_limit_max_watts,
+            power_limit_default_watts=identity.power_limit_default_watts,
+            memory_utilization_percent=reading.memory_utilization_percent,
+            sm_clock_mhz=reading.sm_clock_mhz,
+            memory_clock_mhz=reading.memory_clock_mhz,
+            persistence=reading.persistence,
+            first_seen_at=iso(record.first_seen_at),
+            last_seen_at=iso(record.last_seen_at),
+        )
+
+    def warnings(self) -> list[str]:
+        """What a person should know of the cards and the driver, each a line with its mend."""
+        found = [f"{self.problem.message}; {self.problem.mend}"] if self.problem is not None else []
+        for uuid in sorted(self.records, key=lambda each: self.records[each].identity.index):
+            record, sight = self.records[uuid], self.sights.get(uuid)
+            condition = self._condition(uuid, ())
+            report = sight.report if sight else None
+            found += card_warnings(report, record.identity, verdict=record.verdict, condition=condition)
+        return found
+
+    def resolve(self, text: str) -> str:
+        """The UUID that ``text`` means: an index, a UUID or a prefix of one, a bus address, or a name that only one
+        card has. Raises NotFoundError."""
+        found = self.find(text)
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise NotFoundError(f"there is no card {text!r}", mend="p104ctl cards lists them")
+        raise NotFoundError(f"{text!r} means {len(found)} cards", mend="name one by index or UUID")
+
+    def name_of(self, text: str) -> str | None:
+        """The name under which placement knows the cards called ``text``; None where it is no card's name."""
+        low = text.strip().casefold()
+        return next((_short_name(r.identity) for r in self.records.values() if low in names_of(r.identity)), None)
+
+    def find(self, text: str) -> list[str]:
+        """Every card that ``text`` may mean."""
+        wanted = text.strip()
+        present = sorted(self.records, key=lambda each: (each not in self.sights, self.records[each].identity.index))
+        if wanted.isdigit():
+            # An index names the card that has it now; a missing card's old index only where nobody took it over.
+            return [each for each in present if self.records[each].identity.index == int(wanted)][:1]
+        low = wanted.casefold()
+        if low.startswith("gpu-") or len(low) >= 8:
+            by_uuid = [u for u in present if u.casefold().startswith(low) or u.casefold()[4:].startswith(low)]
+            if by_uuid:
+                return by_uuid
+        by_bus = [u for u in present if (self.records[u].identity.bus_id or "").casefold().endswith(low) and ":" in low]
+        return by_bus or [u for u in present if low and low in names_of(self.records[u].identity)]
+
+
+def names_of(identity: CardIdentity) -> set[str]:
+    """The names a card answers to, in lower case: the driver's, without its maker, and the catalogue's."""
+    entry = lookup(identity.device_id, identity.name)
+    driver = (identity.name or "").casefold()
+    return {driver, driver.removeprefix("nvidia "), entry.name.casefold() if entry else driver} - {""}
+
+
+def holds_by_card(attempts: Iterable[OpenAttempt]) -> dict[str, list[Hold]]:
+    """What open attempts hold, by card."""
+    found: dict[str, list[Hold]] = {}
+    for attempt in attempts:
+        for uuid, reserved, exclusive in attempt.holds:
+            hold = Hold(job_id=attempt.job_id, reserved_bytes=reserved, exclusive=exclusive, ends_by=attempt.ends_by)
+            found.setdefault(uuid, []).append(hold)
+    return found
+
+
+def _verdict(identity: CardIdentity, before: Verdict) -> Verdict:
+    """Locked or not follows from what is reported until a memory test has said more."""
+    if before not in (Verdict.UNVERIFIED, Verdict.LOCKED):
+        return before
+    entry = lookup(identity.device_id, identity.name)
+    if identity.memory_total_bytes is None:
+        return before
+    return first_verdict(entry, identity.memory_total_bytes)
+
+
+def _merged(before: CardIdentity, now: CardIdentity) -> CardIdentity:
+    """The newer identity, with what could not be read this time kept from before."""
+    gaps = {field: getattr(before, field) for field in CardIdentity.__struct_fields__ if getattr(now, field) is None}
+    return msgspec.structs.replace(now, **gaps)
+
+
+def _short_name(identity: CardIdentity) -> str:
+    entry = lookup(identity.device_id, identity.name)
+    return entry.name if entry else identity.name or identity.uuid
+
+
+def _link_speed(reading: CardReading, identity: CardIdentity) -> float:
+    """About what the link carries, bytes a second: 250 MB per lane of generation 1, doubled by each generation."""
+    generation = reading.link_generation or identity.link_generation_max or 1
+    width = reading.link_width or identity.link_width_max or 1
+    return 250e6 * 2.0 ** (generation - 1) * width

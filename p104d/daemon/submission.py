@@ -1,0 +1,153 @@
+"""Taking submissions in: who may, what the text says, whether the rig could ever run it, then one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy.engine import Connection
+
+from p104d.api import messages as m
+from p104d.api.service import Caller
+from p104d.api.spec import Context, Document, ParsedDocument, parse_submission
+from p104d.core.errors import NotAllowedError, RefusedError
+from p104d.core.job import JobSpec
+from p104d.core.snapshot import CardView
+from p104d.daemon.accounts import account
+from p104d.daemon.config import Settings
+from p104d.daemon.loop import Loop
+from p104d.daemon.rig import Rig
+from p104d.daemon.work import Work
+from p104d.policy.fit import impossible
+from p104d.store import reads
+from p104d.store.submit import NewDocument, Submitter, submit
+
+#: Smaller submissions are parsed on the loop: they take well under the few milliseconds that a thread's start and
+#: the hand-over cost.
+_INLINE_BYTES = 8 * 1024
+
+
+class Intake:
+    """Reads and stores submissions."""
+
+    def __init__(self, loop: Loop, settings: Settings, *, user_mode: bool) -> None:
+        self._loop, self._settings, self._user_mode = loop, settings, user_mode
+
+    async def read(self, caller: Caller, request: m.SubmitRequest) -> list[ParsedDocument]:
+        """The checked documents. Raises UsageError or RefusedError, naming file, line and field."""
+        self._admit(caller)
+        documents = [Document(each.file, each.text) for each in request.documents]
+        cards = CardNames(self._loop.rig)
+        context = Context(
+            cwd=request.cwd,
+            keep_env=request.keep_env,
+            set=tuple(request.set),
+            resolve_card=cards.resolve,
+            now=time.time(),
+        )
+        if sum(len(each.text) for each in request.documents) <= _INLINE_BYTES:
+            parsed = parse_submission(documents, context)
+        else:
+            parsed = await asyncio.to_thread(parse_submission, documents, context)
+        for each in parsed:
+            self._check(caller, each)
+        return parsed
+
+    def _admit(self, caller: Caller) -> None:
+        if self._user_mode:
+            return
+        if caller.uid == 0 and not self._settings.allow_root_jobs:
+            raise NotAllowedError(
+                "jobs of root are refused", mend="submit as a user, or set allow_root_jobs = true in config.toml"
+            )
+        if account(caller.uid) is None:
+            raise NotAllowedError(f"uid {caller.uid} has no account on this host")
+
+    def _check(self, caller: Caller, parsed: ParsedDocument) -> None:
+        spec = parsed.spec
+        if spec.priority > 0 and not caller.admin:
+            raise RefusedError(
+                f"{parsed.where}: priority: above 0 is for root and group p104-admin", mend="leave it at 0"
+            )
+        rig = self._loop.rig
+        host = self._loop.observer.host(())
+        cards = rig.views(())
+        if spec.cards and not rig.counted:
+            # Which cards there are is not known yet; what the host has is.
+            cards = _as_many_as_asked(spec, cards)
+        why = impossible(cards, host, spec.requirement())
+        if why is not None:
+            raise RefusedError(f"{parsed.where}: {_field(spec, why)}: {why}", mend="p104ctl cards shows what there is")
+
+    def store(
+        self,
+        conn: Connection,
+        caller: Caller,
+        parsed: Sequence[ParsedDocument],
+        umask: int,
+        now: float,
+        work: Work,
+    ) -> m.Submitted:
+        """Insert everything; part of a step of the loop."""
+        self._check_room(conn, caller, sum(len(each.jobs) for each in parsed))
+        documents = [
+            NewDocument(spec=each.spec, combinations=each.jobs, kept=each.kept, umask=umask & 0o777, where=each.where)
+            for each in parsed
+        ]
+        made = submit(conn, documents, Submitter(caller.uid, caller.user), now)
+        work.dirty = True
+        return m.Submitted(
+            jobs=[m.IdName(number, name) for number, name in made.jobs],
+            schedules=[m.IdName(number, name) for number, name in made.schedules],
+        )
+
+    def _check_room(self, conn: Connection, caller: Caller, more: int) -> None:
+        counts = reads.counts(conn)
+        if counts["queued"] + counts["held"] + more > self._settings.queue_limit:
+            raise RefusedError(
+                f"the queue is full: it takes {self._settings.queue_limit} waiting jobs", mend="raise queue_limit"
+            )
+        limit = self._settings.queue_limit_per_user
+        if limit < self._settings.queue_limit and reads.waiting_of_user(conn, caller.uid) + more > limit:
+            raise RefusedError(f"{caller.user} may have {limit} waiting jobs", mend="wait, or cancel some")
+
+
+class CardNames:
+    """What ``only`` may name: resolved once at submission, an index or a prefix to its card's UUID."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+
+    def resolve(self, text: str) -> str:
+        """A UUID, or a name that one or more cards have. Raises ValueError."""
+        found = self._rig.find(text)
+        if not found:
+            known = "p104ctl cards lists them" if self._rig.records else "no card is known yet"
+            raise ValueError(f"there is no card {text!r}; {known}")
+        by_name = self._rig.name_of(text)
+        if by_name is not None:
+            return by_name
+        if len(found) > 1:
+            raise ValueError(f"{text!r} means {len(found)} cards; give more of the UUID")
+        return found[0]
+
+
+def _as_many_as_asked(spec: JobSpec, cards: tuple[CardView, ...]) -> tuple[CardView, ...]:
+    big = spec.vram_bytes or 1
+    filler = CardView(uuid="", index=0, name="", capacity_bytes=big, promised_bytes=big, closed="not counted yet")
+    extra = tuple(
+        msgspec.structs.replace(filler, uuid=name, name=name)
+        for name in (spec.only or ("",))
+        for _ in range(spec.cards)
+    )
+    return cards + extra
+
+
+def _field(spec: JobSpec, why: str) -> str:
+    if "host memory" in why:
+        return "ram"
+    if spec.only and "only" in why:
+        return "only"
+    return "vram" if spec.vram_bytes is not None and "asks " in why and " on " in why else "cards"

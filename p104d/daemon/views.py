@@ -1,0 +1,97 @@
+"""Rows of the queue as messages, with what a caller may not see left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy.engine import Row
+
+from p104d.api import messages as m
+from p104d.api.service import Caller
+from p104d.core.units import iso
+from p104d.store.submit import StoredEnv
+
+_decode_json = msgspec.json.Decoder().decode
+_decode_labels = msgspec.json.Decoder(type=dict[str, Any]).decode
+KEPT = "(kept from the caller)"
+
+
+def may_see(caller: Caller, uid: int) -> bool:
+    """Spec, env, labels and logs are for the owner and root alone."""
+    return caller.uid in (uid, 0)
+
+
+def listed_job(row: Row[Any], cards: Sequence[str], caller: Caller, because: str | None) -> m.ListedJob:
+    """A row of ``reads.job_rows`` as ``list`` shows it."""
+    return m.ListedJob(**_common(row, cards, caller, because))
+
+
+def _common(row: Row[Any], cards: Sequence[str], caller: Caller, because: str | None) -> dict[str, Any]:
+    seen = may_see(caller, row.uid)
+    return {
+        "id": row.id,
+        "name": row.name,
+        "state": row.state,
+        "reason": row.reason,
+        "waiting_because": because,
+        "priority": row.priority,
+        "user": row.user,
+        "labels": _decode_labels(row.spec).get("labels", {}) if seen else None,
+        "submitted_at": iso(row.submitted_at),
+        "started_at": iso(row.started_at),
+        "ended_at": iso(row.ended_at),
+        "exit_code": row.exit_code,
+        "cards": list(cards),
+        "matrix": _decode_json(row.matrix) if row.matrix and seen else None,
+        "attempt_count": row.attempts,
+        "schedule_id": row.schedule_id,
+    }
+
+
+def full_job(
+    row: Row[Any],
+    *,
+    caller: Caller,
+    because: str | None,
+    attempts: Sequence[Row[Any]],
+    cards: Mapping[tuple[int, int], Sequence[str]],
+    measurements: Sequence[Row[Any]],
+    env: StoredEnv | None,
+    after: list[int],
+) -> m.Job:
+    """A row with its attempts as ``show`` prints it."""
+    return m.Job(
+        **_common(row, cards.get((row.id, row.attempts), ()), caller, because),
+        attempts=[_attempt(each, cards.get((row.id, each.number), ())) for each in attempts],
+        measurements=[m.Measurement(name=each.name, value=each.value, unit=each.unit) for each in measurements],
+        spec=_spec(row, env) if may_see(caller, row.uid) else None,
+        after=after,
+    )
+
+
+def _attempt(row: Row[Any], cards: Sequence[str]) -> m.Attempt:
+    return m.Attempt(
+        number=row.number,
+        outcome=row.outcome,
+        exit_code=row.exit_code,
+        signal=row.signal,
+        reason=row.reason,
+        cards=list(cards),
+        started_at=iso(row.started_at),
+        ended_at=iso(row.ended_at),
+        placed_at=iso(row.placed_at),
+        cpu_seconds=row.cpu_seconds,
+        max_rss_bytes=row.max_rss_bytes,
+        log_bytes=row.log_bytes,
+    )
+
+
+def _spec(row: Row[Any], env: StoredEnv | None) -> dict[str, Any]:
+    spec: dict[str, Any] = _decode_json(row.spec)
+    if env is not None and env.env:
+        spec["env"] = {name: KEPT if name in env.kept else value for name, value in env.env.items()}
+    if row.matrix:
+        spec["matrix"] = _decode_json(row.matrix)
+    return spec

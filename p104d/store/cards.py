@@ -1,0 +1,79 @@
+"""What is known of the cards over restarts, by UUID; and the queue's own settings."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy.engine import Connection
+
+from p104d.core.card import CardIdentity, Verdict
+
+
+class CardRecord(msgspec.Struct, kw_only=True):
+    """One card as remembered. ``suspect`` is the cause for which it took itself out of service, until cleared."""
+
+    identity: CardIdentity
+    driver: str | None
+    verdict: Verdict
+    proven_bytes: int | None
+    drained: bool
+    drained_by: str | None
+    suspect: str | None
+    first_seen_at: float
+    last_seen_at: float
+
+
+_decode_identity = msgspec.json.Decoder(CardIdentity).decode
+
+
+def load_cards(conn: Connection) -> dict[str, CardRecord]:
+    """Every card ever seen."""
+    rows = conn.exec_driver_sql(
+        "SELECT identity, driver, verdict, proven_bytes, drained, drained_by, suspect, first_seen_at, last_seen_at "
+        "FROM cards"
+    ).all()
+    records = [
+        CardRecord(
+            identity=_decode_identity(row[0]),
+            driver=row[1],
+            verdict=Verdict(row[2]),
+            proven_bytes=row[3],
+            drained=bool(row[4]),
+            drained_by=row[5],
+            suspect=row[6],
+            first_seen_at=row[7],
+            last_seen_at=row[8],
+        )
+        for row in rows
+    ]
+    return {record.identity.uuid: record for record in records}
+
+
+def save_card(conn: Connection, record: CardRecord) -> None:
+    """Insert or replace one card's record."""
+    conn.exec_driver_sql(
+        "INSERT OR REPLACE INTO cards (uuid, identity, driver, verdict, proven_bytes, drained, drained_by, suspect, "
+        "first_seen_at, last_seen_at) VALUES (?,?,?,?,?,?,?,?,?,?)",
+        (
+            record.identity.uuid,
+            msgspec.json.encode(record.identity).decode(),
+            record.driver,
+            record.verdict.value,
+            record.proven_bytes,
+            int(record.drained),
+            record.drained_by,
+            record.suspect,
+            record.first_seen_at,
+            record.last_seen_at,
+        ),
+    )
+
+
+def get_setting(conn: Connection, key: str, default: str) -> str:
+    """A setting's value, or ``default`` where it was never set."""
+    value = conn.exec_driver_sql("SELECT value FROM settings WHERE key = ?", (key,)).scalar()
+    return default if value is None else str(value)
+
+
+def set_setting(conn: Connection, key: str, value: str) -> None:
+    """Keep a setting."""
+    conn.exec_driver_sql("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", (key, value))

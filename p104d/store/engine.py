@@ -1,0 +1,115 @@
+"""The database file: how it is opened, how a transaction begins, what a failed one means.
+
+SQLAlchemy's pysqlite defaults begin transactions late and as deferred, so that two reads of one ``begin()`` can
+differ and an upgrade to a write fails at once with BUSY. Here the driver's own transaction handling is off
+(``isolation_level=None``) and BEGIN is emitted as written: IMMEDIATE for the writer, plain for readers.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.pool import NullPool, StaticPool
+
+from p104d.core.errors import UnavailableError
+
+#: Pages of 4 KiB; together with mmap off this bounds the daemon's memory however large the queue grows.
+_CACHE_PAGES = 2000
+#: The WAL is checkpointed at this many pages: SQLite's own default, written down because budgets lean on it.
+_CHECKPOINT_PAGES = 1000
+
+
+def _prepare(engine: Engine, *, synchronous: str, begin: str) -> None:
+    @sa.event.listens_for(engine, "connect")
+    def _connect(dbapi: sqlite3.Connection, _record: Any) -> None:
+        dbapi.isolation_level = None
+        for pragma in (
+            "journal_mode=WAL",
+            f"synchronous={synchronous}",
+            "foreign_keys=ON",
+            f"cache_size={_CACHE_PAGES}",
+            f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
+            "temp_store=MEMORY",
+            "busy_timeout=5000",
+            "trusted_schema=OFF",
+        ):
+            dbapi.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+
+class Database:
+    """One SQLite file with one writing connection and reading ones beside it, all of this process alone.
+
+    ``write()`` and ``read()`` give a connection inside a transaction. When ``write()`` raises
+    UnavailableError nothing of the transaction is to be relied on: the disk was full (rolled back) or the commit's
+    fate is unknown (an I/O error); either way the connection has been reopened, and the caller reads afresh.
+    """
+
+    def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
+        self.path = path
+        self._synchronous = synchronous
+        self._open()
+
+    def _open(self) -> None:
+        url = sa.URL.create("sqlite", database=str(self.path))
+        self._writer = sa.create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+        _prepare(self._writer, synchronous=self._synchronous, begin="BEGIN IMMEDIATE")
+        self._reader = sa.create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+        _prepare(self._reader, synchronous=self._synchronous, begin="BEGIN")
+        self._write_connection = self._writer.connect()
+        self._read_connection = self._reader.connect()
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A writing transaction; commits at the end, rolls back when the block raises."""
+        try:
+            with self._write_connection.begin():
+                yield self._write_connection
+        except sa.exc.OperationalError as error:
+            self.reopen()
+            raise UnavailableError(
+                f"the queue cannot be written: {error.orig}", mend=f"free space on or check the disk of {self.path}"
+            ) from error
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A reading transaction: everything in it sees one state of the database."""
+        with self._read_connection.begin():
+            yield self._read_connection
+
+    def reopen(self) -> None:
+        """Drop every connection and open the file again."""
+        self.close()
+        self._open()
+
+    def close(self) -> None:
+        """Close all connections; the last one checkpoints the WAL."""
+        self._read_connection.close()
+        self._reader.dispose()
+        self._write_connection.close()
+        self._writer.dispose()
+
+    def copy_to(self, target: Path) -> None:
+        """Write a consistent copy to ``target`` (which must not exist) while the queue goes on. Safe in a thread."""
+        engine = sa.create_engine(sa.URL.create("sqlite", database=str(self.path)), poolclass=NullPool)
+        try:
+            with engine.connect() as connection:
+                source = connection.connection.driver_connection
+                assert isinstance(source, sqlite3.Connection)
+                copy = sqlite3.connect(target)
+                try:
+                    source.backup(copy)
+                    copy.execute("PRAGMA journal_mode=DELETE")
+                finally:
+                    copy.close()
+        finally:
+            engine.dispose()

@@ -1,0 +1,250 @@
+"""Every change of a job's state: one guarded UPDATE each. No row back means a lost race, and nothing was changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from p104d.core.job import ENDED, JobState, Measurement, Outcome
+from p104d.core.lifecycle import Move, sources, target
+from p104d.core.plan import Start
+from p104d.store.submit import is_blocked
+
+
+def _states(move: Move) -> str:
+    return ", ".join(f"'{state.value}'" for state in sorted(sources(move)))
+
+
+def _guarded(move: Move, sets: str = "", where: str = "id = :id") -> sa.TextClause:
+    """The one shape of a transition: named states in, one state out, the rows that were won back."""
+    return sa.text(
+        f"UPDATE jobs SET state = '{target(move).value}'{', ' + sets if sets else ''} "  # noqa: S608 - constants
+        f"WHERE {where} AND state IN ({_states(move)}) RETURNING id, attempts, uid, document_id"
+    )
+
+
+_HOLD = _guarded(Move.HOLD, "reason = NULL")
+_RELEASE = _guarded(Move.RELEASE)
+_PLACE = _guarded(Move.PLACE, "attempts = attempts + 1, reason = NULL, exit_code = NULL, ended_at = NULL")
+_REVOKE = _guarded(Move.REVOKE)
+_RUN = _guarded(Move.RUN, "started_at = :at")
+_STOP = _guarded(Move.STOP, "reason = :reason")
+_ENDS = {
+    move: _guarded(move, "reason = :reason, exit_code = :exit_code, ended_at = :at, failures = failures + :failed")
+    for move in (Move.SUCCEED, Move.FAIL, Move.CANCEL, Move.LOSE)
+}
+_REQUEUE = _guarded(Move.REQUEUE, "reason = :reason, eligible_at = :eligible_at, failures = failures + :failed")
+_RETRY = _guarded(
+    Move.RETRY,
+    "reason = NULL, exit_code = NULL, ended_at = NULL, eligible_at = NULL, failures = 0, blocked = :blocked",
+)
+_CANCEL_WAITING = _guarded(Move.CANCEL, "reason = :reason, ended_at = :at", "id = :id AND state IN ('held', 'queued')")
+_CANCEL_DOCUMENT = _guarded(
+    Move.CANCEL, "reason = :reason, ended_at = :at", "document_id = :id AND state IN ('held', 'queued')"
+)
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How an attempt ended and what becomes of its job: ``move`` is one of succeed, fail, cancel, lose, requeue,
+    revoke. ``eligible_at`` is when a requeued job may start again; ``failed`` whether a retry was used up."""
+
+    job_id: int
+    number: int
+    move: Move
+    outcome: Outcome
+    at: float
+    reason: str | None = None
+    attempt_reason: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    eligible_at: float | None = None
+    failed: bool = False
+    cpu_seconds: float | None = None
+    max_rss_bytes: int | None = None
+    log_bytes: int | None = None
+    started_at: float | None = None
+    measurements: Sequence[Measurement] = ()
+
+
+def place(conn: Connection, start: Start, *, now: float, boot_id: str, ends_by: float | None, ram: int) -> int | None:
+    """Queued -> starting with the cards reserved; the attempt's number, or None where the job was no longer queued."""
+    row = conn.execute(_PLACE, {"id": start.job_id}).first()
+    if row is None:
+        return None
+    number = int(row.attempts)
+    conn.exec_driver_sql(
+        "INSERT INTO attempts (job_id, number, boot_id, placed_at, ends_by, ram_bytes, cards) VALUES (?,?,?,?,?,?,?)",
+        (start.job_id, number, boot_id, now, ends_by, ram, len(start.cards)),
+    )
+    for position, (uuid, reserved) in enumerate(zip(start.cards, start.reserved_bytes, strict=True)):
+        conn.exec_driver_sql(
+            "INSERT INTO attempt_cards (job_id, number, position, card_uuid, reserved_bytes, exclusive) "
+            "VALUES (?,?,?,?,?,?)",
+            (start.job_id, number, position, uuid, reserved, int(start.exclusive)),
+        )
+    return number
+
+
+def run(conn: Connection, job_id: int, number: int, *, pid: int | None, at: float) -> bool:
+    """Starting -> running: the job's own process exists. The attempt is noted even when the job is being stopped."""
+    conn.exec_driver_sql(
+        "UPDATE attempts SET pid = ?, started_at = ? WHERE job_id = ? AND number = ? AND outcome IS NULL",
+        (pid, at, job_id, number),
+    )
+    return conn.execute(_RUN, {"id": job_id, "at": at}).first() is not None
+
+
+def stop(conn: Connection, job_id: int, reason: str) -> int | None:
+    """Starting or running -> stopping, with the reason kept on the attempt; the attempt's number."""
+    row = conn.execute(_STOP, {"id": job_id, "reason": reason}).first()
+    if row is None:
+        return None
+    conn.exec_driver_sql(
+        "UPDATE attempts SET stop_reason = ? WHERE job_id = ? AND number = ? AND outcome IS NULL",
+        (reason, job_id, row.attempts),
+    )
+    return int(row.attempts)
+
+
+def end(conn: Connection, ended: Ended) -> bool:
+    """Close an attempt and move its job, with its measurements. False where it was closed before: nothing changed."""
+    closed = conn.exec_driver_sql(
+        "UPDATE attempts SET outcome = ?, exit_code = ?, signal = ?, reason = ?, ended_at = ?, cpu_seconds = ?, "
+        "max_rss_bytes = ?, log_bytes = ?, started_at = COALESCE(started_at, ?) "
+        "WHERE job_id = ? AND number = ? AND outcome IS NULL RETURNING job_id",
+        (
+            ended.outcome.value,
+            ended.exit_code,
+            ended.signal,
+            ended.attempt_reason or ended.reason,
+            ended.at,
+            ended.cpu_seconds,
+            ended.max_rss_bytes,
+            ended.log_bytes,
+            ended.started_at,
+            ended.job_id,
+            ended.number,
+        ),
+    ).first()
+    if closed is None:
+        return False
+    for m in ended.measurements:
+        conn.exec_driver_sql(
+            "INSERT OR REPLACE INTO measurements (job_id, number, name, value, unit) VALUES (?,?,?,?,?)",
+            (ended.job_id, ended.number, m.name, m.value, m.unit),
+        )
+    if ended.started_at is not None:
+        conn.exec_driver_sql("UPDATE jobs SET started_at = ? WHERE id = ?", (ended.started_at, ended.job_id))
+    return _move_job(conn, ended)
+
+
+def _move_job(conn: Connection, ended: Ended) -> bool:
+    values: dict[str, object] = {"id": ended.job_id, "reason": ended.reason, "failed": int(ended.failed)}
+    if ended.move is Move.REVOKE:
+        return conn.execute(_REVOKE, {"id": ended.job_id}).first() is not None
+    if ended.move is Move.REQUEUE:
+        return conn.execute(_REQUEUE, values | {"eligible_at": ended.eligible_at}).first() is not None
+    values |= {"exit_code": ended.exit_code, "at": ended.at}
+    return conn.execute(_ENDS[ended.move], values).first() is not None
+
+
+def hold(conn: Connection, job_id: int) -> bool:
+    """Queued -> held."""
+    return conn.execute(_HOLD, {"id": job_id}).first() is not None
+
+
+def release(conn: Connection, job_id: int) -> bool:
+    """Held -> queued."""
+    return conn.execute(_RELEASE, {"id": job_id}).first() is not None
+
+
+def cancel_waiting(conn: Connection, job_id: int, reason: str, now: float) -> bool:
+    """Held or queued -> cancelled, before anything ran."""
+    return conn.execute(_CANCEL_WAITING, {"id": job_id, "reason": reason, "at": now}).first() is not None
+
+
+def retry(conn: Connection, job_id: int, document_id: int) -> bool:
+    """An ended job -> queued, with its retries whole again."""
+    values = {"id": job_id, "blocked": int(is_blocked(conn, document_id))}
+    return conn.execute(_RETRY, values).first() is not None
+
+
+def set_priority(conn: Connection, job_id: int, priority: int) -> bool:
+    """Change a job's priority; False for an ended job, which has none any more."""
+    ended = ", ".join(f"'{s.value}'" for s in sorted(ENDED))
+    statement = f"UPDATE jobs SET priority = ? WHERE id = ? AND state NOT IN ({ended}) RETURNING id"  # noqa: S608
+    return conn.exec_driver_sql(statement, (priority, job_id)).first() is not None
+
+
+def make_due(conn: Connection, now: float) -> int:
+    """Jobs whose time to wait is over become ready; how many."""
+    done = conn.exec_driver_sql(
+        "UPDATE jobs SET eligible_at = NULL WHERE state = 'queued' AND eligible_at IS NOT NULL AND eligible_at <= ?",
+        (now,),
+    )
+    return int(done.rowcount)
+
+
+_DEPENDENTS = sa.text(
+    "SELECT document_id FROM needs WHERE needs_job_id = :job_id "
+    "UNION SELECT document_id FROM needs WHERE needs_document_id = :document_id"
+)
+
+
+def settle_dependents(conn: Connection, job_id: int, document_id: int, state: JobState, now: float) -> list[int]:
+    """After a job ended: free those that waited for it, or cancel them if it can no longer succeed.
+
+    Returns the ids of jobs cancelled, those that waited for them in turn included.
+    """
+    values = {"job_id": job_id, "document_id": document_id}
+    dependents = [int(row[0]) for row in conn.execute(_DEPENDENTS, values)]
+    if state is not JobState.SUCCEEDED:
+        return _cancel_documents(conn, dependents, f"job {job_id}, which it needed, {_past(state)}", now)
+    for dependent in dependents:
+        if not is_blocked(conn, dependent):
+            conn.exec_driver_sql(
+                "UPDATE jobs SET blocked = 0 WHERE document_id = ? AND state IN ('held', 'queued')", (dependent,)
+            )
+    return []
+
+
+def _past(state: JobState) -> str:
+    return {JobState.FAILED: "failed", JobState.LOST: "was lost"}.get(state, "was cancelled")
+
+
+def _cancel_documents(conn: Connection, documents: Iterable[int], reason: str, now: float) -> list[int]:
+    cancelled: list[int] = []
+    todo = [(document, reason) for document in documents]
+    while todo:
+        document, why = todo.pop()
+        rows = conn.execute(_CANCEL_DOCUMENT, {"id": document, "reason": why, "at": now}).all()
+        if not rows:
+            continue
+        cancelled += [int(row.id) for row in rows]
+        later = f"job {rows[0].id}, which it needed, was cancelled"
+        todo += [(dependent, later) for dependent in _needing(conn, document)]
+    return cancelled
+
+
+def _needing(conn: Connection, document: int) -> list[int]:
+    rows = conn.exec_driver_sql(
+        "SELECT document_id FROM needs WHERE needs_document_id = ? UNION "
+        "SELECT document_id FROM needs WHERE needs_job_id IN (SELECT id FROM jobs WHERE document_id = ?)",
+        (document, document),
+    )
+    return [int(row[0]) for row in rows]
+
+
+def stop_again(conn: Connection, job_id: int, reason: str) -> bool:
+    """A job that is being stopped already gets another reason; False where it had this one."""
+    row = conn.exec_driver_sql(
+        "UPDATE attempts SET stop_reason = ? WHERE job_id = ? AND outcome IS NULL "
+        "AND (stop_reason IS NULL OR stop_reason <> ?) RETURNING number",
+        (reason, job_id, reason),
+    ).first()
+    if row is not None:
+        conn.exec_driver_sql("UPDATE jobs SET reason = ? WHERE id = ? AND state = 'stopping'", (reason, job_id))
+    return row is not None

@@ -1,0 +1,336 @@
+"""Questions to the queue: what could start, what is open, what a person asked to see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from p104d.core.job import JobSpec, JobState, Requirement
+from p104d.core.snapshot import WaitingJob
+from p104d.store.submit import StoredEnv
+
+#: More distinct requirements than this are looked at in turns; see ready().
+MAX_REQUIREMENTS = 512
+
+
+class OpenAttempt(msgspec.Struct, kw_only=True):
+    """An attempt whose end is not known yet, with what it holds."""
+
+    job_id: int
+    number: int
+    state: JobState
+    name: str
+    uid: int
+    boot_id: str
+    stop_reason: str | None
+    pid: int | None
+    placed_at: float
+    started_at: float | None
+    ends_by: float | None
+    ram_bytes: int
+    cards: int
+    holds: list[tuple[str, int, bool]]
+
+
+class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the daemon needs to start or to judge a job."""
+
+    id: int
+    document_id: int
+    name: str
+    uid: int
+    user: str
+    state: JobState
+    priority: int
+    attempts: int
+    failures: int
+    matrix: dict[str, str]
+    spec: JobSpec
+    env: StoredEnv
+    umask: int
+
+
+class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``list`` was asked for; None and () mean any."""
+
+    states: tuple[JobState, ...] = ()
+    name: str | None = None
+    user: str | None = None
+    label: tuple[str, str] | None = None
+    card: str | None = None
+    since: float | None = None
+    before: int | None = None
+    limit: int = 50
+
+
+_READY = "state = 'queued' AND blocked = 0 AND eligible_at IS NULL"
+#: A loose index scan: one seek per distinct requirement, however many jobs share it.
+_REQUIREMENTS_READY = f"""
+    WITH RECURSIVE r(id) AS (
+        SELECT (SELECT min(requirement_id) FROM jobs WHERE {_READY} AND requirement_id > ?)
+        UNION ALL
+        SELECT (SELECT min(requirement_id) FROM jobs WHERE {_READY} AND requirement_id > r.id) FROM r
+        WHERE r.id IS NOT NULL
+    )
+    SELECT r.id, q.requirement FROM r JOIN requirements q ON q.id = r.id LIMIT ?
+"""  # noqa: S608 - constants
+_READY_OF = """
+    SELECT j.id, j.priority, d.time_limit_seconds FROM jobs j JOIN documents d ON d.id = j.document_id
+    WHERE j.requirement_id = ? AND j.state = 'queued' AND j.blocked = 0 AND j.eligible_at IS NULL
+    ORDER BY j.priority DESC, j.id LIMIT ?
+"""
+_decode_requirement = msgspec.json.Decoder(Requirement).decode
+_decode_spec = msgspec.json.Decoder(JobSpec).decode
+_decode_env = msgspec.json.Decoder(StoredEnv).decode
+_decode_matrix = msgspec.json.Decoder(dict[str, str]).decode
+
+
+def ready_requirements(conn: Connection, after: int = 0) -> list[tuple[int, Requirement]]:
+    """The distinct requirements of jobs that could start now, by id from ``after`` on, at most MAX_REQUIREMENTS."""
+    rows = conn.exec_driver_sql(_REQUIREMENTS_READY, (after, MAX_REQUIREMENTS)).all()
+    return [(int(row[0]), _decode_requirement(row[1])) for row in rows]
+
+
+def ready_jobs(conn: Connection, requirement_id: int, requirement: Requirement, limit: int) -> list[WaitingJob]:
+    """The first ``limit`` jobs of a requirement, in the order in which they start."""
+    rows = conn.exec_driver_sql(_READY_OF, (requirement_id, limit)).all()
+    return [WaitingJob(id=row[0], priority=row[1], requirement=requirement, time_limit_seconds=row[2]) for row in rows]
+
+
+def next_timer(conn: Connection) -> float | None:
+    """When the next waiting job becomes ready by itself."""
+    value = conn.exec_driver_sql(
+        "SELECT min(eligible_at) FROM jobs WHERE state = 'queued' AND eligible_at IS NOT NULL"
+    ).scalar()
+    return None if value is None else float(value)
+
+
+def counts(conn: Connection) -> dict[str, int]:
+    """Jobs per state, every state named."""
+    found = {str(row[0]): int(row[1]) for row in conn.exec_driver_sql("SELECT state, jobs FROM state_counts")}
+    return {state.value: found.get(state.value, 0) for state in JobState}
+
+
+def waiting_of_user(conn: Connection, uid: int) -> int:
+    """How many held and queued jobs a user has."""
+    return int(
+        conn.exec_driver_sql(
+            "SELECT count(*) FROM jobs WHERE uid = ? AND state IN ('held', 'queued')", (uid,)
+        ).scalar_one()
+    )
+
+
+_OPEN = """
+    SELECT a.job_id, a.number, j.state, j.name, j.uid, a.boot_id, a.stop_reason, a.pid, a.placed_at, a.started_at,
+           a.ends_by, a.ram_bytes, a.cards
+    FROM attempts a JOIN jobs j ON j.id = a.job_id WHERE a.outcome IS NULL ORDER BY a.job_id
+"""
+_OPEN_CARDS = """
+    SELECT c.job_id, c.card_uuid, c.reserved_bytes, c.exclusive FROM attempts a
+    JOIN attempt_cards c ON c.job_id = a.job_id AND c.number = a.number
+    WHERE a.outcome IS NULL ORDER BY c.job_id, c.position
+"""
+
+
+def open_attempts(conn: Connection) -> list[OpenAttempt]:
+    """Every attempt without an outcome, oldest job first."""
+    fields = OpenAttempt.__struct_fields__[:-1]
+    found: dict[int, OpenAttempt] = {
+        row[0]: OpenAttempt(**dict(zip(fields, row, strict=True)), holds=[])
+        for row in conn.exec_driver_sql(_OPEN).all()
+    }
+    for job_id, uuid, reserved, exclusive in conn.exec_driver_sql(_OPEN_CARDS).all():
+        found[job_id].holds.append((uuid, reserved, bool(exclusive)))
+    for attempt in found.values():
+        attempt.state = JobState(attempt.state)
+    return list(found.values())
+
+
+_FACTS = """
+    SELECT j.id, j.document_id, j.name, j.uid, j.user, j.state, j.priority, j.attempts, j.failures, j.matrix,
+           d.spec, d.env, d.umask
+    FROM jobs j JOIN documents d ON d.id = j.document_id WHERE j.id = ?
+"""
+
+
+def facts(conn: Connection, job_id: int) -> JobFacts | None:
+    """One job with its specification, or None."""
+    row = conn.exec_driver_sql(_FACTS, (job_id,)).first()
+    if row is None:
+        return None
+    return JobFacts(
+        id=row.id,
+        document_id=row.document_id,
+        name=row.name,
+        uid=row.uid,
+        user=row.user,
+        state=JobState(row.state),
+        priority=row.priority,
+        attempts=row.attempts,
+        failures=row.failures,
+        matrix=_decode_matrix(row.matrix) if row.matrix else {},
+        spec=_decode_spec(row.spec),
+        env=_decode_env(row.env),
+        umask=row.umask,
+    )
+
+
+_JOB_ROW = """
+    SELECT j.id, j.document_id, j.schedule_id, j.name, j.uid, j.user, j.matrix, j.state, j.reason, j.priority,
+           j.requirement_id, j.blocked, j.eligible_at, j.attempts, j.failures, j.submitted_at, j.started_at,
+           j.ended_at, j.exit_code, d.spec
+    FROM jobs j JOIN documents d ON d.id = j.document_id
+"""
+
+
+def job_rows(conn: Connection, ids: Sequence[int]) -> list[Row[Any]]:
+    """The rows of these jobs in the order asked; unknown ids are left out."""
+    found: dict[int, Row[Any]] = {}
+    for chunk in (ids[i : i + 500] for i in range(0, len(ids), 500)):
+        marks = ",".join("?" * len(chunk))
+        for row in conn.exec_driver_sql(f"{_JOB_ROW} WHERE j.id IN ({marks})", tuple(chunk)).all():
+            found[row.id] = row
+    return [found[i] for i in ids if i in found]
+
+
+def states(conn: Connection, ids: Sequence[int]) -> dict[int, tuple[str, int]]:
+    """id -> (state, owner's uid) of these jobs; unknown ids are left out."""
+    found: dict[int, tuple[str, int]] = {}
+    for chunk in (ids[i : i + 500] for i in range(0, len(ids), 500)):
+        marks = ",".join("?" * len(chunk))
+        statement = f"SELECT id, state, uid FROM jobs WHERE id IN ({marks})"  # noqa: S608 - question marks only
+        found.update((row[0], (row[1], row[2])) for row in conn.exec_driver_sql(statement, tuple(chunk)))
+    return found
+
+
+def listed(conn: Connection, wanted: JobFilter) -> list[Row[Any]]:
+    """The newest jobs that fit, newest first, at most ``wanted.limit``."""
+    where, values = ["1"], list[object]()
+
+    def need(condition: str, *given: object) -> None:
+        where.append(condition)
+        values.extend(given)
+
+    if wanted.states:
+        need(f"j.state IN ({','.join('?' * len(wanted.states))})", *(s.value for s in wanted.states))
+    if wanted.name is not None:
+        need("j.name = ?", wanted.name)
+    if wanted.user is not None:
+        need("j.user = ?", wanted.user)
+    if wanted.since is not None:
+        need("j.submitted_at >= ?", wanted.since)
+    if wanted.before is not None:
+        need("j.id < ?", wanted.before)
+    if wanted.label is not None:
+        need("EXISTS (SELECT 1 FROM json_each(d.spec, '$.labels') l WHERE l.key = ? AND l.value = ?)", *wanted.label)
+    if wanted.card is not None:
+        need("j.id IN (SELECT job_id FROM attempt_cards WHERE card_uuid = ?)", wanted.card)
+    order = f"{_JOB_ROW} WHERE {' AND '.join(where)} ORDER BY j.id DESC LIMIT ?"
+    return list(conn.exec_driver_sql(order, (*values, wanted.limit)).all())
+
+
+def attempts_of(conn: Connection, job_id: int) -> list[Row[Any]]:
+    """All attempts of a job, first to last."""
+    return list(conn.exec_driver_sql("SELECT * FROM attempts WHERE job_id = ? ORDER BY number", (job_id,)).all())
+
+
+def cards_of(conn: Connection, job_ids: Sequence[int]) -> dict[tuple[int, int], list[str]]:
+    """(job, attempt) -> card UUIDs in order, of these jobs' attempts."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for chunk in (job_ids[i : i + 500] for i in range(0, len(job_ids), 500)):
+        marks = ",".join("?" * len(chunk))
+        statement = (
+            f"SELECT job_id, number, card_uuid FROM attempt_cards WHERE job_id IN ({marks}) "  # noqa: S608
+            "ORDER BY job_id, number, position"
+        )
+        for row in conn.exec_driver_sql(statement, tuple(chunk)):
+            found.setdefault((row[0], row[1]), []).append(row[2])
+    return found
+
+
+def measurements_of(conn: Connection, job_id: int, number: int) -> list[Row[Any]]:
+    """What was read from an attempt's output."""
+    statement = "SELECT name, value, unit FROM measurements WHERE job_id = ? AND number = ? ORDER BY name"
+    return list(conn.exec_driver_sql(statement, (job_id, number)).all())
+
+
+def unmet_needs(conn: Connection, document_id: int, limit: int = 5) -> list[tuple[int, str]]:
+    """(job, state) of some of the jobs that this document's jobs wait for."""
+    statement = sa.text(
+        """
+        SELECT j.id, j.state FROM needs n JOIN jobs j ON j.id = n.needs_job_id
+            WHERE n.document_id = :d AND j.state <> 'succeeded'
+        UNION SELECT j.id, j.state FROM needs n JOIN jobs j ON j.document_id = n.needs_document_id
+            WHERE n.document_id = :d AND j.state <> 'succeeded'
+        ORDER BY 1 LIMIT :limit
+        """
+    )
+    return [(row[0], row[1]) for row in conn.execute(statement, {"d": document_id, "limit": limit})]
+
+
+def doomed_need(conn: Connection, document_id: int) -> tuple[int, str] | None:
+    """A job that this document needs and that has ended otherwise than succeeded, if there is one."""
+    return next((n for n in unmet_needs(conn, document_id, 100_000) if n[1] in ("failed", "cancelled", "lost")), None)
+
+
+def losses(conn: Connection, job_id: int) -> int:
+    """How many attempts of a job were lost with their shim or host."""
+    return _attempts_ended(conn, job_id, "lost")
+
+
+def revokes(conn: Connection, job_id: int) -> int:
+    """How many attempts of a job were taken back before they ran."""
+    return _attempts_ended(conn, job_id, "revoked")
+
+
+def _attempts_ended(conn: Connection, job_id: int, outcome: str) -> int:
+    statement = "SELECT count(*) FROM attempts WHERE job_id = ? AND outcome = ?"
+    return int(conn.exec_driver_sql(statement, (job_id, outcome)).scalar_one())
+
+
+def stop_reason(conn: Connection, job_id: int, number: int) -> str | None:
+    """Why the daemon asked an attempt to stop; None where it did not."""
+    statement = "SELECT stop_reason FROM attempts WHERE job_id = ? AND number = ?"
+    value = conn.exec_driver_sql(statement, (job_id, number)).scalar()
+    return None if value is None else str(value)
+
+
+def requirement(conn: Connection, requirement_id: int) -> Requirement:
+    """A stored requirement."""
+    statement = "SELECT requirement FROM requirements WHERE id = ?"
+    return _decode_requirement(conn.exec_driver_sql(statement, (requirement_id,)).scalar_one())
+
+
+def time_limit(conn: Connection, document_id: int) -> float | None:
+    """The time limit of a document's jobs, seconds."""
+    value = conn.exec_driver_sql("SELECT time_limit_seconds FROM documents WHERE id = ?", (document_id,)).scalar()
+    return None if value is None else float(value)
+
+
+class Document(msgspec.Struct, frozen=True):
+    """A stored document: its specification and environment."""
+
+    spec: JobSpec
+    env: StoredEnv
+
+
+def document(conn: Connection, document_id: int) -> Document:
+    """One document; it exists as long as a job or schedule names it."""
+    row = conn.exec_driver_sql("SELECT spec, env FROM documents WHERE id = ?", (document_id,)).one()
+    return Document(_decode_spec(row.spec), _decode_env(row.env))
+
+
+def needed_jobs(conn: Connection, document_id: int, limit: int = 1000) -> list[int]:
+    """The jobs that a document's jobs need to have succeeded, by id."""
+    statement = sa.text(
+        """
+        SELECT needs_job_id AS id FROM needs WHERE document_id = :d AND needs_job_id IS NOT NULL
+        UNION SELECT j.id FROM needs n JOIN jobs j ON j.document_id = n.needs_document_id WHERE n.document_id = :d
+        ORDER BY 1 LIMIT :limit
+        """
+    )
+    return [int(row[0]) for row in conn.execute(statement, {"d": document_id, "limit": limit})]

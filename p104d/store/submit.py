@@ -1,0 +1,186 @@
+"""Taking jobs in: documents, their jobs, what they wait for. One transaction a submission."""
+
+from __future__ import annotations
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from p104d.core.errors import NotFoundError, RefusedError
+from p104d.core.job import ENDED, JobSpec, JobState, Requirement
+from p104d.store import tables as t
+
+
+class Submitter(msgspec.Struct, frozen=True):
+    """Who submits, as the kernel says."""
+
+    uid: int
+    user: str
+
+
+class NewDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """One checked document. ``combinations`` has one entry a job ({} where there is no matrix); ``kept`` names the
+    variables of ``spec.env`` that were copied from the caller and are never shown."""
+
+    spec: JobSpec
+    combinations: list[dict[str, str]]
+    kept: tuple[str, ...] = ()
+    umask: int = 0o022
+    where: str = ""
+
+
+class Submitted(msgspec.Struct, kw_only=True):
+    """What a submission became: (id, name) pairs in the order written."""
+
+    jobs: list[tuple[int, str]] = []
+    schedules: list[tuple[int, str]] = []
+
+
+class StoredEnv(msgspec.Struct, frozen=True):
+    """How a document's environment is kept: apart from the spec, for it holds secrets."""
+
+    env: dict[str, str]
+    kept: tuple[str, ...] = ()
+
+
+def submit(conn: Connection, documents: list[NewDocument], who: Submitter, now: float) -> Submitted:
+    """Store ``documents``. Raises NotFoundError or RefusedError for an ``after`` that cannot be waited for."""
+    result = Submitted()
+    rows = [(new, insert_document(conn, new)) for new in documents]
+    by_name = {new.spec.name: document_id for new, document_id in rows}
+    for new, document_id in rows:
+        _insert_needs(conn, document_id, new, by_name)
+    for new, document_id in rows:
+        if new.spec.schedule is None:
+            result.jobs += insert_jobs(conn, document_id, new, who, now)
+        else:
+            result.schedules.append((_insert_schedule(conn, document_id, new.spec, who, now), new.spec.name))
+    return result
+
+
+def insert_document(conn: Connection, new: NewDocument) -> int:
+    """Store the part that all jobs of a matrix share; returns its id."""
+    spec = new.spec
+    # A schedule makes its jobs from here again and again; others have theirs, each with its own combination.
+    stored = msgspec.structs.replace(spec, env={}, matrix=spec.matrix if spec.schedule else {})
+    row = conn.execute(
+        t.documents.insert().returning(t.documents.c.id),
+        {
+            "name": spec.name,
+            "spec": msgspec.json.encode(stored).decode(),
+            "env": msgspec.json.encode(StoredEnv(spec.env, new.kept)).decode(),
+            "umask": new.umask,
+            "time_limit_seconds": spec.time_limit_seconds,
+        },
+    )
+    return int(row.scalar_one())
+
+
+def insert_jobs(
+    conn: Connection, document_id: int, new: NewDocument, who: Submitter, now: float, schedule_id: int | None = None
+) -> list[tuple[int, str]]:
+    """Store one queued job per combination; returns (id, name) pairs."""
+    spec = new.spec
+    first = next_job_id(conn)
+    eligible_at = spec.not_before if spec.not_before is not None and spec.not_before > now else None
+    common = {
+        "document_id": document_id,
+        "schedule_id": schedule_id,
+        "name": spec.name,
+        "uid": who.uid,
+        "user": who.user,
+        "state": JobState.QUEUED.value,
+        "priority": spec.priority,
+        "requirement_id": requirement_id(conn, spec.requirement()),
+        "blocked": int(is_blocked(conn, document_id)) if spec.after else 0,
+        "eligible_at": eligible_at,
+        "attempts": 0,
+        "failures": 0,
+        "submitted_at": now,
+    }
+    encode = msgspec.json.Encoder().encode
+    rows = [
+        {**common, "id": first + n, "matrix": encode(combination).decode() if combination else None}
+        for n, combination in enumerate(new.combinations)
+    ]
+    conn.execute(t.jobs.insert(), rows)
+    return [(first + n, spec.name) for n in range(len(rows))]
+
+
+def next_job_id(conn: Connection) -> int:
+    """The id the next job gets; ids of deleted jobs are never used again."""
+    seq = conn.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").scalar()
+    return int(seq or 0) + 1
+
+
+def requirement_id(conn: Connection, requirement: Requirement) -> int:
+    """The row of ``requirement``, made where it is new."""
+    text = msgspec.json.encode(requirement).decode()
+    found = conn.exec_driver_sql("SELECT id FROM requirements WHERE requirement = ?", (text,)).scalar()
+    if found is None:
+        row = conn.exec_driver_sql("INSERT INTO requirements (requirement) VALUES (?) RETURNING id", (text,))
+        found = row.scalar_one()
+    return int(found)
+
+
+def _insert_needs(conn: Connection, document_id: int, new: NewDocument, by_name: dict[str, int]) -> None:
+    for need in new.spec.after:
+        job_id, needed_document = (need, None) if isinstance(need, int) else (None, by_name[need])
+        if job_id is not None:
+            _check_waitable(conn, job_id, new.where)
+        conn.execute(
+            t.needs.insert(),
+            {"document_id": document_id, "needs_job_id": job_id, "needs_document_id": needed_document},
+        )
+
+
+def _check_waitable(conn: Connection, job_id: int, where: str) -> None:
+    state = conn.exec_driver_sql("SELECT state FROM jobs WHERE id = ?", (job_id,)).scalar()
+    prefix = f"{where}: after: " if where else "after: "
+    if state is None:
+        raise NotFoundError(f"{prefix}there is no job {job_id}", mend="p104ctl list --state all shows the ids")
+    if state in ENDED and state != JobState.SUCCEEDED:
+        raise RefusedError(
+            f"{prefix}job {job_id} has {state if state != 'lost' else 'been lost'}, so this job could never start",
+            mend=f"p104ctl retry {job_id} first, or leave it out",
+        )
+
+
+#: Is any need of a document not (yet) met? A need for a document is met when all of its jobs succeeded.
+_BLOCKED = sa.text(
+    """
+    SELECT EXISTS (
+        SELECT 1 FROM needs n WHERE n.document_id = :document_id AND (
+            (n.needs_job_id IS NOT NULL
+                AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = n.needs_job_id AND j.state = 'succeeded'))
+            OR (n.needs_document_id IS NOT NULL AND (
+                EXISTS (SELECT 1 FROM jobs j WHERE j.document_id = n.needs_document_id AND j.state IN
+                    ('held', 'queued', 'starting', 'running', 'stopping', 'failed', 'cancelled', 'lost'))
+                OR NOT EXISTS (SELECT 1 FROM jobs j WHERE j.document_id = n.needs_document_id)))
+        )
+    )
+    """
+)
+
+
+def is_blocked(conn: Connection, document_id: int) -> bool:
+    """Does this document still wait for another job? (Whether that can succeed is another question.)"""
+    return bool(conn.execute(_BLOCKED, {"document_id": document_id}).scalar_one())
+
+
+def _insert_schedule(conn: Connection, document_id: int, spec: JobSpec, who: Submitter, now: float) -> int:
+    assert spec.schedule is not None
+    row = conn.execute(
+        t.schedules.insert().returning(t.schedules.c.id),
+        {
+            "document_id": document_id,
+            "name": spec.name,
+            "uid": who.uid,
+            "user": who.user,
+            "cron": spec.schedule.cron,
+            "timezone": spec.schedule.timezone,
+            "state": "active",
+            "created_at": now,
+        },
+    )
+    return int(row.scalar_one())
