@@ -12,12 +12,15 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
 
     ``reserved_bytes`` is what the job reserved; ``exclusive`` that nobody else may come beside it.
     ``ends_by`` is the latest Unix time at which its time limit ends it; None where it has no limit.
+    ``since`` is the Unix time from which it holds the card (None: not told); the policy drains the card whose holds
+    are oldest, so that a card once chosen stays chosen.
     """
 
     job_id: int
     reserved_bytes: int
     exclusive: bool
     ends_by: float | None = None
+    since: float | None = None
 
 
 class CardView(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,209 @@
+"""Why a waiting job waits, in one sentence with the nearest mend, and each card's own answer.
+
+``explain`` plays the very round that ``schedule.plan`` plays, up to the job's turn, and asks the same predicate; so a
+job it calls startable is started by the plan, and no other is. ``blocked_by_*`` word the reasons that keep a job out of
+the snapshot altogether.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from p104d.core.job import Requirement
+from p104d.core.plan import CardRefusal, Explanation, Reservation
+from p104d.core.snapshot import CardView, Snapshot, WaitingJob
+from p104d.core.units import format_duration, format_size, iso
+from p104d.policy.fit import Obstacle, Seat, cards_text, host_refusal, impossible, jobs_text, obstacle, seat_refusal
+from p104d.policy.schedule import Round, in_order
+
+#: What ``explain`` says of a job that the plan for the same snapshot starts.
+STARTS_NOW = "nothing: there is room, it starts now"
+PAUSED = "the queue is paused; p104ctl resume lets it go on"
+#: A sentence stays one sentence: of a large rig only so many different answers are named.
+_MOST_GROUPS = 4
+
+
+def explain(snapshot: Snapshot, job: WaitingJob) -> Explanation:
+    """Why ``job`` (in ``snapshot.waiting`` or not) does not start in ``plan(snapshot)``; ``STARTS_NOW`` if it does."""
+    waiting = [other for other in snapshot.waiting if other.id != job.id]
+    turn = Round(snapshot)
+    if snapshot.paused:
+        return Explanation(waiting_because=PAUSED, cards=_answers(turn, job))
+    for other in in_order([*waiting, job]):
+        if other.id == job.id:
+            break
+        turn.consider(other)
+    answers = _answers(turn, job)
+    blocked = _host_because(turn, job)
+    if turn.consider(job) is not None:
+        return Explanation(waiting_because=STARTS_NOW, cards=answers)
+    return Explanation(waiting_because=_because(snapshot, turn, job, blocked, answers), cards=answers)
+
+
+def _answers(turn: Round, job: WaitingJob) -> tuple[CardRefusal, ...]:
+    return tuple(CardRefusal(uuid=seat.view.uuid, refusal=_answer(turn, seat, job)) for seat in turn.seats)
+
+
+def _answer(turn: Round, seat: Seat, job: WaitingJob) -> str | None:
+    if job.requirement.cards == 0:
+        return None
+    refused = seat_refusal(seat, job.requirement)
+    if refused is not None:
+        return refused
+    kept_for = turn.kept_from(seat, job)
+    return None if kept_for is None else f"kept for job {kept_for}"
+
+
+def _because(
+    snapshot: Snapshot, turn: Round, job: WaitingJob, blocked: _Short | None, answers: Sequence[CardRefusal]
+) -> str:
+    never = impossible(snapshot.cards, snapshot.host, job.requirement)
+    if never is not None:
+        return f"can never run here: {never}; cancel it and submit it with less"
+    mine = next((keep.reservation for keep in turn.keeps if keep.reservation.job_id == job.id), None)
+    first = next((keep.reservation for keep in turn.keeps if keep.for_cards == (job.requirement.cards > 0)), None)
+    if blocked is not None:
+        return blocked.text if blocked.behind or mine is None else f"{blocked.text}{_first_for_host(turn, mine)}"
+    if mine is not None:
+        return _first_in_line(turn, mine)
+    if _only_kept(turn, job) and first is not None:
+        return f"waits behind job {first.job_id}, for which {_names(turn, first.cards)} {_are(first.cards)} kept"
+    return _no_room(turn, job, answers)
+
+
+class _Short(NamedTuple):
+    """What the host is short of, and whether another job is served with it before."""
+
+    text: str
+    behind: bool
+
+
+def _host_because(turn: Round, job: WaitingJob) -> _Short | None:
+    """What the host is short of at the job's turn, told apart from what is only kept for another."""
+    req = job.requirement
+    if turn.host_refusal(req) is None:
+        return None
+    short = host_refusal(
+        req,
+        ram_free_bytes=turn.ram_free_bytes,
+        slots_free=turn.slots_free,
+        slots_total=turn.host.cpu_slots_total,
+    )
+    place = next((keep.reservation.job_id for keep in turn.keeps if keep.slots and req.cards == 0), None)
+    memory = next((keep.reservation.job_id for keep in turn.keeps if keep.ram_bytes and req.ram_bytes), None)
+    first = memory if memory is not None else place
+    if short is not None:
+        return _Short(short if first is None else f"{short}; waits behind job {first}", first is not None)
+    if place is not None and turn.slots_free <= 1:
+        return _Short(f"a place for a job without a card is free, but kept for job {place}", True)
+    return _Short(f"host memory: {format_size(turn.ram_free_bytes)} free, but kept for job {memory}", True)
+
+
+def _first_for_host(turn: Round, mine: Reservation) -> str:
+    kept = f", {_names(turn, mine.cards)} too" if mine.cards else ""
+    return f"; first in line: what gets free is kept for it{kept}"
+
+
+def _first_in_line(turn: Round, mine: Reservation) -> str:
+    kept = set(mine.cards)
+    ending = {hold.job_id for seat in turn.seats if seat.view.uuid in kept for hold in seat.holds}
+    by = "" if mine.starts_by is None else f", by {iso(mine.starts_by)} at the latest"
+    waits = f"until {jobs_text(ending)} end{'s' if len(ending) == 1 else ''}" if ending else "until there is room"
+    return f"first in line: {_names(turn, mine.cards)} {_are(mine.cards)} kept for it {waits}{by}"
+
+
+def _only_kept(turn: Round, job: WaitingJob) -> bool:
+    """Whether the job would have its cards, were none kept for another."""
+    return sum(obstacle(seat, job.requirement) is None for seat in turn.seats) >= job.requirement.cards
+
+
+def _no_room(turn: Round, job: WaitingJob, answers: Sequence[CardRefusal]) -> str:
+    room = sum(answer.refusal is None for answer in answers)
+    needs = job.requirement.cards
+    if not turn.seats:
+        return "no card is known yet"
+    have = f"{room} {'has' if room == 1 else 'have'} room"
+    lead = f"needs {cards_text(needs)}, {have}" if room else "no card has room"
+    reasons = _grouped(turn.seats, answers, len(turn.seats) > 1)
+    return f"{lead}: {reasons}{_mend(turn, job, needs - room)}"
+
+
+def _grouped(seats: Sequence[Seat], answers: Sequence[CardRefusal], numbered: bool) -> str:
+    """Equal answers told once: ``card 0: drained; cards 1, 2: holds job 7 alone``."""
+    groups: dict[str, list[int]] = {}
+    for seat, answer in zip(seats, answers, strict=True):
+        if answer.refusal is not None:
+            groups.setdefault(answer.refusal, []).append(seat.view.index)
+    if not numbered:
+        return next(iter(groups), "none")
+    told = [f"{_indexes(where)}: {text}" for text, where in list(groups.items())[:_MOST_GROUPS]]
+    others = sum(len(where) for where in list(groups.values())[_MOST_GROUPS:])
+    return "; ".join([*told, f"and {others} more"] if others else told)
+
+
+def _mend(turn: Round, job: WaitingJob, short: int) -> str:
+    """What a person could do so that the job fits, where one kind of act is enough; drained cards come first."""
+    req = job.requirement
+    drained = [seat for seat in turn.seats if _drained(seat.view) and _takes_if_open(seat.view, req)]
+    if len(drained) >= short:
+        return f"; p104ctl undrain {' '.join(str(seat.view.index) for seat in drained[:short])}"
+    found = [(seat, obstacle(seat, req)) for seat in turn.seats]
+    foreign = [seat.view.index for seat, what in found if what is Obstacle.FOREIGN]
+    if len(foreign) >= short:
+        return f"; end the other processes on {_indexes(foreign[:short])}"
+    small = [seat.view.capacity_bytes for seat, what in found if what is Obstacle.BELOW_PROMISE and not seat.holds]
+    if len(small) >= short:
+        return "; a job with vram can use the smaller cards"
+    return ""
+
+
+def _drained(card: CardView) -> bool:
+    return card.closed is not None and card.closed.startswith("drain")
+
+
+def _takes_if_open(card: CardView, req: Requirement) -> bool:
+    return obstacle(Seat(msgspec.structs.replace(card, closed=None)), req) is None
+
+
+def _names(turn: Round, uuids: Sequence[str]) -> str:
+    kept = set(uuids)
+    return _indexes([seat.view.index for seat in turn.seats if seat.view.uuid in kept])
+
+
+def _indexes(indexes: Sequence[int]) -> str:
+    return f"card{'s' if len(indexes) > 1 else ''} {', '.join(str(index) for index in indexes)}"
+
+
+def _are(uuids: Sequence[str]) -> str:
+    return "are" if len(uuids) > 1 else "is"
+
+
+def blocked_by_hold(job_id: int) -> str:
+    """A job that a person holds."""
+    return f"held; p104ctl release {job_id} lets it go on"
+
+
+def blocked_by_dependencies(ids: Iterable[int]) -> str:
+    """A job whose dependencies (those not yet succeeded) have still to end."""
+    known = set(ids)
+    return f"waits until {jobs_text(known)} {'has' if len(known) == 1 else 'have'} succeeded"
+
+
+def blocked_until(not_before: float, now: float) -> str:
+    """A job with ``not_before`` in the future; Unix seconds."""
+    return f"not before {iso(not_before)}, in {format_duration(max(0.0, not_before - now))}"
+
+
+def blocked_by_backoff(next_try: float, now: float, *, failures: int, reason: str | None = None) -> str:
+    """A job that waits for its next try after ``failures`` failures, the last for ``reason``; Unix seconds."""
+    after = f" ({reason})" if reason else ""
+    count = "1 failure" if failures == 1 else f"{failures} failures"
+    return f"tries again at {iso(next_try)}, in {format_duration(max(0.0, next_try - now))}, after {count}{after}"
+
+
+def blocked_by_inventory() -> str:
+    """A job submitted before the first look at the cards is in."""
+    return "the cards are still being counted"

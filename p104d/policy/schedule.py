@@ -1,0 +1,180 @@
+"""What starts where, now: ``plan(snapshot)``.
+
+Order is priority, then age. Every job is tried in this order, its whole gang or nothing. The first that does not fit,
+but would once running jobs of ours end, gets what it needs kept for it (reserve and backfill, known as EASY): the
+cards that free soonest, its host memory, its place. Those behind it may use a kept card only if sure to end before.
+
+Why nobody starves, among equals with finite run times: the jobs ahead of one are finitely many and newer ones never
+come before it, so it becomes the first that is blocked, or starts. From then on no new job stays on the kept cards,
+and ``rank.Prospect`` only ever moves the choice to cards nearer to being free; so its cards run empty, it starts, and
+the next is first. A job that no end of ours would help (a card drained or missing, memory of other processes) keeps
+nothing, and blocks nobody.
+
+Jobs with cards and jobs without meet only in host memory, so each kind keeps for its own first job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import nsmallest
+from math import inf
+
+import msgspec
+
+from p104d.core.job import Requirement
+from p104d.core.plan import Plan, Reservation, Start
+from p104d.core.snapshot import Hold, Snapshot, WaitingJob
+from p104d.policy.fit import Seat, host_refusal, obstacle
+from p104d.policy.rank import KILL_GRACE_SECONDS, Prospect, When, prospect, rank
+
+
+class Keep(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept for a job: cards, host memory, a processor place. ``for_cards`` tells the two kinds apart."""
+
+    reservation: Reservation
+    for_cards: bool
+    ram_bytes: int
+    slots: int
+
+
+def plan(snapshot: Snapshot) -> Plan:
+    """The starts that are possible now, in order, and what is kept for the first job that has to wait.
+
+    Pure and deterministic: the order of ``cards`` and ``waiting`` does not matter.
+    """
+    if snapshot.paused:
+        return Plan()
+    turn = Round(snapshot)
+    starts = tuple(start for job in in_order(snapshot.waiting) if (start := turn.consider(job)) is not None)
+    return Plan(starts=starts, reservation=turn.keeps[0].reservation if turn.keeps else None)
+
+
+def in_order(waiting: Iterable[WaitingJob]) -> list[WaitingJob]:
+    """Waiting jobs as they are served: priority, higher first; then age, older first."""
+    return sorted(waiting, key=_turn)
+
+
+def _turn(job: WaitingJob) -> tuple[int, int]:
+    return -job.priority, job.id
+
+
+class Round:
+    """One pass over the waiting jobs: the rig filling up as jobs are started, and what is kept for whom.
+
+    Room only shrinks during a round, so a requirement refused once stays refused, but for a shorter time limit.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.now = snapshot.now
+        self.host = snapshot.host
+        self.seats = [Seat(card) for card in sorted(snapshot.cards, key=lambda card: (card.index, card.uuid))]
+        self.ram_free_bytes = snapshot.host.ram_free_bytes
+        self.slots_free = snapshot.host.cpu_slots_free
+        self.keeps: list[Keep] = []
+        self._card_keep: Reservation | None = None
+        self._kept_cards: frozenset[str] = frozenset()
+        self._refused: dict[Requirement, float] = {}
+
+    def consider(self, job: WaitingJob) -> Start | None:
+        """Start ``job`` if it fits; else keep for it what it needs, if it is the first of its kind that waits."""
+        limit = inf if job.time_limit_seconds is None else job.time_limit_seconds
+        refused = self._refused.get(job.requirement)
+        if refused is not None and limit >= refused:
+            return None
+        seats = None if self.host_refusal(job.requirement) else self._choose(job)
+        if seats is None:
+            self._refused[job.requirement] = limit
+            self._keep_for(job)
+            return None
+        return self._start(job, seats)
+
+    def host_refusal(self, req: Requirement) -> str | None:
+        """Why the host has no place for ``req``, with what is kept for those before it taken off."""
+        return host_refusal(
+            req,
+            ram_free_bytes=self.ram_free_bytes - sum(keep.ram_bytes for keep in self.keeps),
+            slots_free=self.slots_free - sum(keep.slots for keep in self.keeps),
+            slots_total=self.host.cpu_slots_total,
+        )
+
+    def kept_from(self, seat: Seat, job: WaitingJob) -> int | None:
+        """The job for which this card is kept from ``job``; None: it is not, or ``job`` surely ends before."""
+        keep = self._card_keep
+        if keep is None or seat.view.uuid not in self._kept_cards or self._ends_before(job, keep.starts_by):
+            return None
+        return keep.job_id
+
+    def _ends_before(self, job: WaitingJob, starts_by: float | None) -> bool:
+        if starts_by is None or job.time_limit_seconds is None:
+            return False
+        return self.now + job.time_limit_seconds + KILL_GRACE_SECONDS <= starts_by
+
+    def _choose(self, job: WaitingJob) -> list[Seat] | None:
+        """The best cards for the whole gang, unkept ones first, in order of index; None: not enough of them."""
+        req, kept = job.requirement, self._kept_cards
+        free = [seat for seat in self.seats if obstacle(seat, req) is None]
+        if kept and self._card_keep is not None and not self._ends_before(job, self._card_keep.starts_by):
+            free = [seat for seat in free if seat.view.uuid not in kept]
+        if len(free) < req.cards:
+            return None
+        best = nsmallest(req.cards, free, key=lambda seat: (seat.view.uuid in kept, rank(seat, req)))
+        return sorted(best, key=lambda seat: (seat.view.index, seat.view.uuid))
+
+    def _start(self, job: WaitingJob, seats: list[Seat]) -> Start:
+        req = job.requirement
+        whole = req.cards > 0 and req.vram_bytes is None
+        ends_by = None if job.time_limit_seconds is None else self.now + job.time_limit_seconds
+        reserved = tuple(seat.view.capacity_bytes if whole else req.vram_bytes or 0 for seat in seats)
+        for seat, share in zip(seats, reserved, strict=True):
+            seat.add(Hold(job_id=job.id, reserved_bytes=share, exclusive=whole, ends_by=ends_by, since=self.now))
+        self.ram_free_bytes -= req.ram_bytes
+        if req.cards == 0:
+            self.slots_free -= 1
+        return Start(
+            job_id=job.id, cards=tuple(seat.view.uuid for seat in seats), reserved_bytes=reserved, exclusive=whole
+        )
+
+    def _keep_for(self, job: WaitingJob) -> None:
+        """Keep what ``job`` needs, if nobody of its kind is served so already and ends of our jobs will make it fit."""
+        req = job.requirement
+        with_cards = req.cards > 0
+        if any(keep.for_cards == with_cards for keep in self.keeps) or not self._host_will_do(req):
+            return
+        prospects = self._prospects(req)
+        if len(prospects) < req.cards:
+            return
+        on_host = self.host_refusal(req) is not None
+        chosen = nsmallest(req.cards, prospects)
+        known = not on_host and all(each.when <= When.BY_A_TIME for each in chosen)
+        reservation = Reservation(
+            job_id=job.id,
+            cards=tuple(
+                each.rank.uuid for each in sorted(chosen, key=lambda each: (each.rank.position, each.rank.uuid))
+            ),
+            starts_by=max((each.at for each in chosen), default=None) if known else None,
+            host=on_host,
+        )
+        self.keeps.append(
+            Keep(reservation=reservation, for_cards=with_cards, ram_bytes=req.ram_bytes, slots=0 if with_cards else 1)
+        )
+        if with_cards:
+            self._card_keep, self._kept_cards = reservation, frozenset(reservation.cards)
+
+    def _host_will_do(self, req: Requirement) -> bool:
+        """Whether the host will have what ``req`` asks once our jobs have ended; with none running it never will."""
+        if req.cards == 0 and self.host.cpu_slots_total < 1:
+            return False
+        if req.ram_bytes <= self.ram_free_bytes or not req.ram_bytes:
+            return True
+        anything_runs = self.slots_free < self.host.cpu_slots_total or any(seat.holds for seat in self.seats)
+        return anything_runs and req.ram_bytes <= self.host.ram_total_bytes
+
+    def _prospects(self, req: Requirement) -> list[Prospect]:
+        """The cards that take ``req`` now or once our jobs on them have ended, and when."""
+        if req.cards == 0:
+            return []
+        return [
+            prospect(seat, req, self.now, free=obstacle(seat, req) is None)
+            for seat in self.seats
+            if obstacle(seat.emptied(), req) is None
+        ]
