@@ -1,0 +1,155 @@
+"""``p104ctl status`` for people: the whole rig on one screen, what is wrong in colour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from p104d.cli.jobs import indexes_of, on_cards, speed
+from p104d.cli.rig import card_index, card_name, figure, link, note_lines
+from p104d.cli.terminal import terminal_width, unicode_output
+from p104d.cli.text import Cell, Column, clean, paint, span, state, table, wrap
+from p104d.core.units import GIB, format_size
+
+_GOING = ("running", "starting", "stopping")
+_WAITING = ("queued", "held")
+_ENDED = ("succeeded", "failed", "cancelled", "lost")
+#: Narrower than this, a card's line leaves out its link and shortens its bar.
+_WIDE = 100
+
+
+def screen(status: dict[str, Any]) -> list[str]:
+    """The lines of the status screen."""
+    daemon, cards = status["daemon"], status["cards"]
+    page = [_head(daemon)]
+    if daemon.get("mode") == "simulated":
+        page.append(_banner(" SIMULATED RIG: these cards are made up, no real card is used ", "magenta"))
+    if daemon.get("paused"):
+        page.append(_banner(" PAUSED: no job starts until p104ctl resume ", "yellow"))
+    page += ["", *_cards(cards), "", _queue(status["queue"])]
+    if status["running"]:
+        page += ["", *_running(status["running"], cards)]
+    if status["warnings"]:
+        page += ["", *_warnings(status["warnings"])]
+    return page
+
+
+def _head(daemon: dict[str, Any]) -> str:
+    dot = " · " if unicode_output() else " - "
+    whose = "your own daemon" if daemon.get("user_mode") else "the system's daemon"
+    parts = [f"p104d {daemon['version']}", whose, f"pid {daemon['pid']}", f"up {span(daemon.get('started_at'), None)}"]
+    return dot.join([paint(clean(parts[0]), "bold"), *parts[1:]])
+
+
+def _banner(text: str, colour: str) -> str:
+    """A line nobody overlooks, without colour too."""
+    marks = f"***{text}***"
+    return paint(paint(marks, "loud"), colour)
+
+
+def _cards(cards: Sequence[dict[str, Any]]) -> list[str]:
+    if not cards:
+        return ["no cards (p104ctl doctor says why)"]
+    room = terminal_width()
+    wide = room is None or room >= _WIDE
+    columns = [
+        Column("#", right=True),
+        Column("CARD", give=True),
+        Column("VERDICT"),
+        Column("STATE"),
+        Column("MEMORY"),
+        Column("TEMP", right=True),
+        Column("POWER", right=True),
+        Column("UTIL", right=True),
+        *([Column("LINK")] if wide else []),
+        Column("JOBS", give=True, least=4),
+    ]
+    blocks = 16 if wide else 6
+    page = table(columns, [_card(card, blocks, wide) for card in cards])
+    lines = [page[0]]
+    for line, card in zip(page[1:], cards, strict=True):
+        lines += [line, *note_lines(card)]
+    return lines
+
+
+def _card(card: dict[str, Any], blocks: int, wide: bool) -> list[Cell | str]:
+    heat = card.get("temperature_celsius")
+    limit = card.get("power_limit_watts")
+    power = figure(card.get("power_watts"), "W")
+    fields: list[Cell | str] = [
+        card_index(card),
+        card_name(card),
+        state(card.get("verdict")),
+        state(card.get("state")),
+        memory(card, blocks, wide),
+        Cell(figure(heat, "°C" if unicode_output() else "C"), "red" if heat is not None and heat >= 83 else None),
+        f"{power} / {figure(limit, 'W')}" if wide and limit is not None else power,
+        figure(card.get("utilization_percent"), "%"),
+    ]
+    if wide:
+        fields.append(link(card))
+    jobs = card.get("jobs") or ()
+    return [*fields, " ".join(str(job) for job in jobs) or "-"]
+
+
+def memory(card: dict[str, Any], blocks: int, wide: bool) -> Cell:
+    """``███▒▒░░░ 2.0+1.5/8.0 GiB``: used, reserved beyond that, of all there is."""
+    total, used = card.get("memory_total_bytes"), card.get("memory_used_bytes")
+    reserved = card.get("memory_reserved_bytes") or 0
+    if not total:
+        return Cell("-")
+    full, kept, free = "█▒░" if unicode_output() else "#+."
+    filled = _blocks(used or 0, total, blocks)
+    promised = max(0, _blocks(max(reserved, used or 0), total, blocks) - filled)
+    bar = full * filled + kept * promised + free * (blocks - filled - promised)
+    said = f"{(used or 0) / GIB:.1f}" if used is not None else "?"
+    text = f"{bar} {said}/{format_size(total)}"
+    return Cell(f"{text}, {format_size(reserved)} reserved" if wide and reserved else text)
+
+
+def _blocks(part: int, total: int, blocks: int) -> int:
+    """How many blocks stand for ``part``; anything at all shows as one once it is 2 % of the whole."""
+    share = min(1.0, part / total)
+    return max(round(share * blocks), 1 if share >= 0.02 else 0)
+
+
+def _queue(queue: dict[str, int]) -> str:
+    dot = " · " if unicode_output() else ", "
+    now = [f"{queue[word]} {word}" for word in (*_GOING, *_WAITING) if queue.get(word)]
+    ended = [f"{queue[word]} {word}" for word in _ENDED if queue.get(word)]
+    said = paint("QUEUE", "bold") + "  " + (dot.join(now) or "nothing runs, nothing waits")
+    return said + (f"   ended: {dot.join(ended)}" if ended else "")
+
+
+def _running(jobs: Sequence[dict[str, Any]], cards: Sequence[dict[str, Any]]) -> list[str]:
+    indexes = indexes_of(cards)
+    columns = [
+        Column("JOB", right=True),
+        Column("NAME", give=True),
+        Column("USER", give=True, least=6),
+        Column("STATE"),
+        Column("CARDS", give=True, least=5),
+        Column("TIME", right=True),
+        Column("SPEED", give=True),
+    ]
+    speeds = [speed(job) for job in jobs]
+    columns = columns if any(speeds) else columns[:-1]
+    rows: list[list[Cell | str]] = [
+        [
+            str(job["id"]),
+            job["name"],
+            job.get("user") or "-",
+            state(job["state"]),
+            on_cards(job, indexes),
+            span(job.get("started_at"), job.get("ended_at")),
+            rate,
+        ][: len(columns)]
+        for job, rate in zip(jobs, speeds, strict=True)
+    ]
+    return table(columns, rows)
+
+
+def _warnings(warnings: Sequence[str]) -> list[str]:
+    room = terminal_width() or 10_000
+    lines = [line for warning in warnings for line in wrap("! " + warning, room, "  ")]
+    return [paint(line, "yellow") for line in lines]

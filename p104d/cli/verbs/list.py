@@ -1,0 +1,96 @@
+"""p104ctl list: jobs by what they are."""
+
+from __future__ import annotations
+
+import click
+
+from p104d.cli.common import CardName, ParamType, client, json_option, lines, out, print_json
+from p104d.cli.verbs import VERBS
+from p104d.core.errors import UsageError
+
+STATES = ("held", "queued", "starting", "running", "stopping", "succeeded", "failed", "cancelled", "lost")
+#: Words for several states at once.
+GROUPS = ("active", "ended", "all")
+
+
+class StateList(ParamType):
+    """States with commas between."""
+
+    name = "states"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        words = [word.strip() for word in value.split(",")]
+        for word in words:
+            if word not in (*STATES, *GROUPS):
+                self.fail(
+                    f"{word!r} is not a state; states are {', '.join(STATES)}; or {', '.join(GROUPS)}", param, ctx
+                )
+        return ",".join(words)
+
+
+@click.command("list", short_help=VERBS["list"])
+@click.option(
+    "--state",
+    metavar="STATE,...",
+    type=StateList(),
+    multiple=True,
+    help="Only jobs in these states; active, ended, all.",
+)
+@click.option("--name", metavar="NAME", help="Only jobs of this name.")
+@click.option("--user", metavar="USER", help="Only jobs of this user.")
+@click.option("--label", metavar="KEY=VALUE", help="Only jobs with this label.")
+@click.option("--card", metavar="CARD", type=CardName(), help="Only jobs that ran on this card.")
+@click.option("--since", metavar="TIME", help="Only jobs submitted since: 2h, 7d, or an ISO 8601 time.")
+@click.option("--limit", metavar="N", type=click.IntRange(1, 100_000), default=50, help="At most so many. Default: 50.")
+@click.option("--before", metavar="JOB", type=click.IntRange(min=1), help="Only jobs with a smaller id: the next page.")
+@json_option
+def command(
+    state: tuple[str, ...],
+    name: str | None,
+    user: str | None,
+    label: str | None,
+    card: str | None,
+    since: str | None,
+    limit: int,
+    before: int | None,
+    as_json: bool,
+) -> None:
+    """List jobs, the newest first."""
+    query = {
+        "state": ",".join(state) or None,
+        "name": name,
+        "user": user,
+        "label": label,
+        "card": card,
+        "since": None if since is None else moment(since),
+        "limit": limit,
+        "before": before,
+    }
+    asked = client()
+    answer = asked.get("/v1/jobs", query)
+    if as_json:
+        print_json(answer)
+        return
+    from p104d.cli.jobs import card_indexes, job_table
+
+    jobs = answer["jobs"]
+    if not jobs:
+        out("no jobs")
+        return
+    lines(job_table(jobs, card_indexes(asked, jobs)))
+
+
+def moment(text: str) -> str:
+    """``2h`` (ago) or an ISO 8601 time, local if it says nothing else, as ISO 8601 in UTC. Raises UsageError."""
+    import time
+    from datetime import datetime
+
+    from p104d.core.units import iso, parse_duration
+
+    try:
+        if text[:1].isdigit() and text[-1:].isalpha() and "T" not in text and not text.endswith("Z"):
+            return iso(time.time() - parse_duration(text)) or ""
+        return iso(datetime.fromisoformat(text).timestamp()) or ""
+    except (ValueError, OverflowError, OSError) as error:
+        mend = "write it as 90s, 5m, 2h, 7d or 2026-11-23T14:00"
+        raise UsageError(f"--since {text}: not a time", mend=mend) from error
