@@ -120,6 +120,10 @@ STATEMENTS = (
     CREATE INDEX jobs_name ON jobs (name, id)
     """,
     """
+    CREATE INDEX jobs_order ON jobs (priority DESC, id)
+        WHERE state = 'queued' AND blocked = 0 AND eligible_at IS NULL
+    """,
+    """
     CREATE INDEX jobs_ready ON jobs (requirement_id, priority DESC, id)
         WHERE state = 'queued' AND blocked = 0 AND eligible_at IS NULL
     """,
@@ -128,9 +132,6 @@ STATEMENTS = (
     """,
     """
     CREATE INDEX jobs_timer ON jobs (eligible_at) WHERE state = 'queued' AND eligible_at IS NOT NULL
-    """,
-    """
-    CREATE INDEX jobs_user ON jobs (uid, state)
     """,
     """
     CREATE TABLE needs (

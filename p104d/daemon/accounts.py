@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+from functools import lru_cache
 
 import msgspec
 
@@ -49,6 +50,7 @@ def base_environment(who: Account) -> dict[str, str]:
     }
 
 
+@lru_cache(maxsize=1)
 def _system_lang() -> str:
     try:
         with open("/etc/default/locale", encoding="utf-8") as file:

@@ -11,8 +11,8 @@ from p104d.daemon.notify import owe_for_job
 from p104d.daemon.work import Work
 from p104d.engines.measure import OutputParser
 from p104d.policy.retry import After, Ending, How, Stop, after_end, backoff_seconds
+from p104d.processes import logs
 from p104d.processes.attempt import ExitRecord, Key, Look, LookKind
-from p104d.processes.logs import read_ends
 from p104d.store import moves, reads
 from p104d.store.reads import JobFacts
 
@@ -43,8 +43,12 @@ def measure(folder: str, job: JobFacts | None, look: Look | None) -> tuple[Measu
         return ()
     parser = OutputParser(job.spec.measure)
     try:
-        for chunk in read_ends(folder, _HEAD_BYTES, _TAIL_BYTES):
-            parser.feed(chunk)
+        total = logs.size(folder)
+        head = min(_HEAD_BYTES, total)
+        parser.feed(logs.read(folder, limit=head))
+        if total > head + _TAIL_BYTES:
+            parser.feed(b"\n")  # what is left out must not join two lines into one
+        parser.feed(logs.read(folder, tail=min(_TAIL_BYTES, total - head)))
     except OSError:
         return ()
     return tuple(parser.result())
@@ -62,12 +66,14 @@ def finish(conn: Connection, done: Finished, work: Work, now: float) -> None:
         retries=job.spec.retries,
         failures=job.failures,
         idempotent=job.spec.idempotent,
-        losses=reads.losses(conn, job.id),
+        losses=reads.losses(conn, job.id) if job.attempts > 1 else 0,
     )
-    ended = _record(done, job, ending, after, now, revokes=reads.revokes(conn, job.id))
+    revoked_before = after.outcome is Outcome.REVOKED and job.attempts > 1
+    ended = _record(done, job, ending, after, now, revokes=reads.revokes(conn, job.id) if revoked_before else 0)
     if not moves.end(conn, ended):
         return
-    work.dirty = work.running_changed = True
+    work.dirty = True
+    work.running_changed |= job.spec.cards > 0
     state = target(after.move)
     if state in ENDED:
         settle(conn, job, state, after.reason, work, now)

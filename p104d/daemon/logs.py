@@ -13,6 +13,8 @@ from p104d.processes import logs
 from p104d.processes.attempt import Key
 from p104d.store import reads
 
+_CHUNK_BYTES = 256 * 1024
+
 
 class LogReader:
     """Reads through the daemon, which alone may open the folders of attempts."""
@@ -43,12 +45,15 @@ class LogReader:
 
     async def _one(self, query: LogQuery, number: int, going: bool) -> AsyncIterator[bytes]:
         folder = self._loop.supervisor.folder(Key("job", query.job_id, number))
+        tail = None if query.tail is None else len(logs.tail_lines(folder, query.tail))
         if query.follow and going:
-            async for chunk in logs.follow(folder, tail=query.tail):
+            async for chunk in logs.follow(folder, tail=tail):
                 yield chunk
             return
-        for chunk in logs.read(folder, tail=query.tail):
-            yield chunk
+        total = logs.size(folder)
+        start = 0 if tail is None else max(0, total - tail)
+        for offset in range(start, total, _CHUNK_BYTES):
+            yield logs.read(folder, offset=offset, limit=min(_CHUNK_BYTES, total - offset))
 
     def _attempt(self, caller: Caller, query: LogQuery) -> tuple[int | None, bool]:
         with self._loop.database.read() as conn:

@@ -156,7 +156,10 @@ class Loop:
         for uuid, record in saves.items():
             if self._save.get(uuid) is record:
                 del self._save[uuid]
-        self._dirty = self.observer.more and bool(work.launches)
+        # Of very many requirements a part was looked at; the rest have their turn before anybody sleeps.
+        self._dirty = work.dirty and self.observer.more and (bool(work.launches) or not self.observer.wrapped)
+        if self._dirty:
+            self._wake.set()
         self._deadline = deadline
         self._act(work)
         return answer
@@ -166,8 +169,11 @@ class Loop:
     ) -> None:
         for record in saves.values():
             cards.save_card(conn, record)
+        over = {event.key for event in events if isinstance(event, Finished)}
         for event in events:
-            self._apply(conn, event, work, now)
+            # A job that has ended meanwhile was running: its end says since when.
+            if not (isinstance(event, Running) and event.key in over):
+                self._apply(conn, event, work, now)
         if self._deadline is not None and self._deadline <= now:
             work.dirty |= moves.make_due(conn, now) > 0
         # Schedules are few, and one that was just submitted has no next time yet.
@@ -178,8 +184,7 @@ class Loop:
         match event:
             case Running(key, pid, at):
                 if key.kind == "job":
-                    moves.run(conn, key.id, key.number, pid=pid, at=at)
-                    work.running_changed = True
+                    work.running_changed |= moves.run(conn, key.id, key.number, pid=pid, at=at) > 0
             case LaunchFailed(key, text):
                 log.warning("attempt %s could not be started: %s", key, text, extra={"action": "launch_failed"})
                 self._finish(conn, Finished(key=key, look=None), work, now, text)

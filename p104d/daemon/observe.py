@@ -13,6 +13,9 @@ from p104d.store import reads
 from p104d.store.reads import OpenAttempt
 
 
+_FIRST_IN_LINE = 64
+
+
 class Capacity(msgspec.Struct, frozen=True):
     """What the host gives to jobs: places for those without cards, and memory in bytes."""
 
@@ -22,12 +25,14 @@ class Capacity(msgspec.Struct, frozen=True):
 
 class Observer:
     """Builds snapshots. Of each distinct requirement only as many jobs are read as could start at once, so the cost
-    does not grow with the queue; of very many distinct requirements a part at a time, the next part the next time."""
+    does not grow with the queue; of very many distinct requirements a part at a time, the next part the next time.
+    ``more`` tells that there are other parts, ``wrapped`` that the last part of all was among those just read."""
 
     def __init__(self, capacity: Capacity) -> None:
         self.capacity = capacity
         self._cursor = 0
         self.more = False
+        self.wrapped = True
 
     def snapshot(
         self,
@@ -53,16 +58,21 @@ class Observer:
 
     def _waiting(self, conn: Connection, cards: Sequence[CardView], host: HostView) -> list[WaitingJob]:
         found = reads.ready_requirements(conn, self._cursor)
-        if self._cursor and len(found) < reads.MAX_REQUIREMENTS:
+        self.wrapped = len(found) < reads.MAX_REQUIREMENTS
+        if self._cursor and self.wrapped:
             known = {number for number, _ in found}
             found += [each for each in reads.ready_requirements(conn, 0) if each[0] not in known]
             found = found[: reads.MAX_REQUIREMENTS]
         self.more = len(found) == reads.MAX_REQUIREMENTS
-        self._cursor = found[-1][0] if self.more else 0
-        waiting: list[WaitingJob] = []
+        self._cursor = found[-1][0] if self.more and not self.wrapped else 0
+        waiting: dict[int, WaitingJob] = {}
         for number, requirement in found:
-            waiting += reads.ready_jobs(conn, number, requirement, most_at_once(requirement, cards, host))
-        return waiting
+            for job in reads.ready_jobs(conn, number, requirement, most_at_once(requirement, cards, host)):
+                waiting[job.id] = job
+        if self.more:
+            # Whoever is first in line is in every snapshot: what is kept for it must stay kept.
+            waiting |= {job.id: job for job in reads.first_jobs(conn, _FIRST_IN_LINE)}
+        return list(waiting.values())
 
 
 def most_at_once(requirement: Requirement, cards: Sequence[CardView], host: HostView) -> int:

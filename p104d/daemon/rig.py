@@ -352,7 +352,13 @@ def holds_by_card(attempts: Iterable[OpenAttempt]) -> dict[str, list[Hold]]:
     found: dict[str, list[Hold]] = {}
     for attempt in attempts:
         for uuid, reserved, exclusive in attempt.holds:
-            hold = Hold(job_id=attempt.job_id, reserved_bytes=reserved, exclusive=exclusive, ends_by=attempt.ends_by)
+            hold = Hold(
+                job_id=attempt.job_id,
+                reserved_bytes=reserved,
+                exclusive=exclusive,
+                ends_by=attempt.ends_by,
+                since=attempt.placed_at,
+            )
             found.setdefault(uuid, []).append(hold)
     return found
 

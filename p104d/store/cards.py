@@ -6,6 +6,7 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from p104d.core.card import CardIdentity, Verdict
+from p104d.store import sql
 
 
 class CardRecord(msgspec.Struct, kw_only=True):
@@ -27,10 +28,11 @@ _decode_identity = msgspec.json.Decoder(CardIdentity).decode
 
 def load_cards(conn: Connection) -> dict[str, CardRecord]:
     """Every card ever seen."""
-    rows = conn.exec_driver_sql(
+    rows = sql.rows(
+        conn,
         "SELECT identity, driver, verdict, proven_bytes, drained, drained_by, suspect, first_seen_at, last_seen_at "
-        "FROM cards"
-    ).all()
+        "FROM cards",
+    )
     records = [
         CardRecord(
             identity=_decode_identity(row[0]),
@@ -50,7 +52,8 @@ def load_cards(conn: Connection) -> dict[str, CardRecord]:
 
 def save_card(conn: Connection, record: CardRecord) -> None:
     """Insert or replace one card's record."""
-    conn.exec_driver_sql(
+    sql.run(
+        conn,
         "INSERT OR REPLACE INTO cards (uuid, identity, driver, verdict, proven_bytes, drained, drained_by, suspect, "
         "first_seen_at, last_seen_at) VALUES (?,?,?,?,?,?,?,?,?,?)",
         (
@@ -70,10 +73,10 @@ def save_card(conn: Connection, record: CardRecord) -> None:
 
 def get_setting(conn: Connection, key: str, default: str) -> str:
     """A setting's value, or ``default`` where it was never set."""
-    value = conn.exec_driver_sql("SELECT value FROM settings WHERE key = ?", (key,)).scalar()
+    value = sql.value(conn, "SELECT value FROM settings WHERE key = ?", (key,))
     return default if value is None else str(value)
 
 
 def set_setting(conn: Connection, key: str, value: str) -> None:
     """Keep a setting."""
-    conn.exec_driver_sql("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", (key, value))
+    sql.run(conn, "INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", (key, value))

@@ -74,10 +74,11 @@ class Database:
         try:
             with self._write_connection.begin():
                 yield self._write_connection
-        except sa.exc.OperationalError as error:
+        except (sa.exc.OperationalError, sqlite3.OperationalError) as error:
             self.reopen()
+            why = error.orig if isinstance(error, sa.exc.OperationalError) else error
             raise UnavailableError(
-                f"the queue cannot be written: {error.orig}", mend=f"free space on or check the disk of {self.path}"
+                f"the queue cannot be written: {why}", mend=f"free space on or check the disk of {self.path}"
             ) from error
 
     @contextmanager

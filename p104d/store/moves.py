@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import msgspec
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from p104d.core.job import ENDED, JobState, Measurement, Outcome
 from p104d.core.lifecycle import Move, sources, target
 from p104d.core.plan import Start
+from p104d.store import sql
 from p104d.store.submit import is_blocked
 
 
@@ -18,9 +18,9 @@ def _states(move: Move) -> str:
     return ", ".join(f"'{state.value}'" for state in sorted(sources(move)))
 
 
-def _guarded(move: Move, sets: str = "", where: str = "id = :id") -> sa.TextClause:
+def _guarded(move: Move, sets: str = "", where: str = "id = :id") -> str:
     """The one shape of a transition: named states in, one state out, the rows that were won back."""
-    return sa.text(
+    return (
         f"UPDATE jobs SET state = '{target(move).value}'{', ' + sets if sets else ''} "  # noqa: S608 - constants
         f"WHERE {where} AND state IN ({_states(move)}) RETURNING id, attempts, uid, document_id"
     )
@@ -33,7 +33,11 @@ _REVOKE = _guarded(Move.REVOKE)
 _RUN = _guarded(Move.RUN, "started_at = :at")
 _STOP = _guarded(Move.STOP, "reason = :reason")
 _ENDS = {
-    move: _guarded(move, "reason = :reason, exit_code = :exit_code, ended_at = :at, failures = failures + :failed")
+    move: _guarded(
+        move,
+        "reason = :reason, exit_code = :exit_code, ended_at = :at, failures = failures + :failed, "
+        "started_at = COALESCE(:started_at, started_at)",
+    )
     for move in (Move.SUCCEED, Move.FAIL, Move.CANCEL, Move.LOSE)
 }
 _REQUEUE = _guarded(Move.REQUEUE, "reason = :reason, eligible_at = :eligible_at, failures = failures + :failed")
@@ -71,16 +75,18 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
 def place(conn: Connection, start: Start, *, now: float, boot_id: str, ends_by: float | None, ram: int) -> int | None:
     """Queued -> starting with the cards reserved; the attempt's number, or None where the job was no longer queued."""
-    row = conn.execute(_PLACE, {"id": start.job_id}).first()
+    row = sql.row(conn, _PLACE, {"id": start.job_id})
     if row is None:
         return None
     number = int(row.attempts)
-    conn.exec_driver_sql(
+    sql.run(
+        conn,
         "INSERT INTO attempts (job_id, number, boot_id, placed_at, ends_by, ram_bytes, cards) VALUES (?,?,?,?,?,?,?)",
         (start.job_id, number, boot_id, now, ends_by, ram, len(start.cards)),
     )
     for position, (uuid, reserved) in enumerate(zip(start.cards, start.reserved_bytes, strict=True)):
-        conn.exec_driver_sql(
+        sql.run(
+            conn,
             "INSERT INTO attempt_cards (job_id, number, position, card_uuid, reserved_bytes, exclusive) "
             "VALUES (?,?,?,?,?,?)",
             (start.job_id, number, position, uuid, reserved, int(start.exclusive)),
@@ -88,21 +94,28 @@ def place(conn: Connection, start: Start, *, now: float, boot_id: str, ends_by: 
     return number
 
 
-def run(conn: Connection, job_id: int, number: int, *, pid: int | None, at: float) -> bool:
-    """Starting -> running: the job's own process exists. The attempt is noted even when the job is being stopped."""
-    conn.exec_driver_sql(
-        "UPDATE attempts SET pid = ?, started_at = ? WHERE job_id = ? AND number = ? AND outcome IS NULL",
+def run(conn: Connection, job_id: int, number: int, *, pid: int | None, at: float) -> int:
+    """Starting -> running: the job's own process exists. The attempt is noted even when the job is being stopped.
+
+    Returns how many cards it holds.
+    """
+    cards = sql.value(
+        conn,
+        "UPDATE attempts SET pid = ?, started_at = ? WHERE job_id = ? AND number = ? AND outcome IS NULL "
+        "RETURNING cards",
         (pid, at, job_id, number),
     )
-    return conn.execute(_RUN, {"id": job_id, "at": at}).first() is not None
+    sql.row(conn, _RUN, {"id": job_id, "at": at})
+    return int(cards or 0)
 
 
 def stop(conn: Connection, job_id: int, reason: str) -> int | None:
     """Starting or running -> stopping, with the reason kept on the attempt; the attempt's number."""
-    row = conn.execute(_STOP, {"id": job_id, "reason": reason}).first()
+    row = sql.row(conn, _STOP, {"id": job_id, "reason": reason})
     if row is None:
         return None
-    conn.exec_driver_sql(
+    sql.run(
+        conn,
         "UPDATE attempts SET stop_reason = ? WHERE job_id = ? AND number = ? AND outcome IS NULL",
         (reason, job_id, row.attempts),
     )
@@ -111,7 +124,8 @@ def stop(conn: Connection, job_id: int, reason: str) -> int | None:
 
 def end(conn: Connection, ended: Ended) -> bool:
     """Close an attempt and move its job, with its measurements. False where it was closed before: nothing changed."""
-    closed = conn.exec_driver_sql(
+    closed = sql.row(
+        conn,
         "UPDATE attempts SET outcome = ?, exit_code = ?, signal = ?, reason = ?, ended_at = ?, cpu_seconds = ?, "
         "max_rss_bytes = ?, log_bytes = ?, started_at = COALESCE(started_at, ?) "
         "WHERE job_id = ? AND number = ? AND outcome IS NULL RETURNING job_id",
@@ -128,67 +142,66 @@ def end(conn: Connection, ended: Ended) -> bool:
             ended.job_id,
             ended.number,
         ),
-    ).first()
+    )
     if closed is None:
         return False
     for m in ended.measurements:
-        conn.exec_driver_sql(
+        sql.run(
+            conn,
             "INSERT OR REPLACE INTO measurements (job_id, number, name, value, unit) VALUES (?,?,?,?,?)",
             (ended.job_id, ended.number, m.name, m.value, m.unit),
         )
-    if ended.started_at is not None:
-        conn.exec_driver_sql("UPDATE jobs SET started_at = ? WHERE id = ?", (ended.started_at, ended.job_id))
     return _move_job(conn, ended)
 
 
 def _move_job(conn: Connection, ended: Ended) -> bool:
     values: dict[str, object] = {"id": ended.job_id, "reason": ended.reason, "failed": int(ended.failed)}
     if ended.move is Move.REVOKE:
-        return conn.execute(_REVOKE, {"id": ended.job_id}).first() is not None
+        return sql.row(conn, _REVOKE, {"id": ended.job_id}) is not None
     if ended.move is Move.REQUEUE:
-        return conn.execute(_REQUEUE, values | {"eligible_at": ended.eligible_at}).first() is not None
-    values |= {"exit_code": ended.exit_code, "at": ended.at}
-    return conn.execute(_ENDS[ended.move], values).first() is not None
+        return sql.row(conn, _REQUEUE, values | {"eligible_at": ended.eligible_at}) is not None
+    values |= {"exit_code": ended.exit_code, "at": ended.at, "started_at": ended.started_at}
+    return sql.row(conn, _ENDS[ended.move], values) is not None
 
 
 def hold(conn: Connection, job_id: int) -> bool:
     """Queued -> held."""
-    return conn.execute(_HOLD, {"id": job_id}).first() is not None
+    return sql.row(conn, _HOLD, {"id": job_id}) is not None
 
 
 def release(conn: Connection, job_id: int) -> bool:
     """Held -> queued."""
-    return conn.execute(_RELEASE, {"id": job_id}).first() is not None
+    return sql.row(conn, _RELEASE, {"id": job_id}) is not None
 
 
 def cancel_waiting(conn: Connection, job_id: int, reason: str, now: float) -> bool:
     """Held or queued -> cancelled, before anything ran."""
-    return conn.execute(_CANCEL_WAITING, {"id": job_id, "reason": reason, "at": now}).first() is not None
+    return sql.row(conn, _CANCEL_WAITING, {"id": job_id, "reason": reason, "at": now}) is not None
 
 
 def retry(conn: Connection, job_id: int, document_id: int) -> bool:
     """An ended job -> queued, with its retries whole again."""
     values = {"id": job_id, "blocked": int(is_blocked(conn, document_id))}
-    return conn.execute(_RETRY, values).first() is not None
+    return sql.row(conn, _RETRY, values) is not None
 
 
 def set_priority(conn: Connection, job_id: int, priority: int) -> bool:
     """Change a job's priority; False for an ended job, which has none any more."""
     ended = ", ".join(f"'{s.value}'" for s in sorted(ENDED))
     statement = f"UPDATE jobs SET priority = ? WHERE id = ? AND state NOT IN ({ended}) RETURNING id"  # noqa: S608
-    return conn.exec_driver_sql(statement, (priority, job_id)).first() is not None
+    return sql.row(conn, statement, (priority, job_id)) is not None
 
 
 def make_due(conn: Connection, now: float) -> int:
     """Jobs whose time to wait is over become ready; how many."""
-    done = conn.exec_driver_sql(
+    return sql.run(
+        conn,
         "UPDATE jobs SET eligible_at = NULL WHERE state = 'queued' AND eligible_at IS NOT NULL AND eligible_at <= ?",
         (now,),
     )
-    return int(done.rowcount)
 
 
-_DEPENDENTS = sa.text(
+_DEPENDENTS = (
     "SELECT document_id FROM needs WHERE needs_job_id = :job_id "
     "UNION SELECT document_id FROM needs WHERE needs_document_id = :document_id"
 )
@@ -200,13 +213,13 @@ def settle_dependents(conn: Connection, job_id: int, document_id: int, state: Jo
     Returns the ids of jobs cancelled, those that waited for them in turn included.
     """
     values = {"job_id": job_id, "document_id": document_id}
-    dependents = [int(row[0]) for row in conn.execute(_DEPENDENTS, values)]
+    dependents = [int(row[0]) for row in sql.rows(conn, _DEPENDENTS, values)]
     if state is not JobState.SUCCEEDED:
         return _cancel_documents(conn, dependents, f"job {job_id}, which it needed, {_past(state)}", now)
     for dependent in dependents:
         if not is_blocked(conn, dependent):
-            conn.exec_driver_sql(
-                "UPDATE jobs SET blocked = 0 WHERE document_id = ? AND state IN ('held', 'queued')", (dependent,)
+            sql.run(
+                conn, "UPDATE jobs SET blocked = 0 WHERE document_id = ? AND state IN ('held', 'queued')", (dependent,)
             )
     return []
 
@@ -220,7 +233,7 @@ def _cancel_documents(conn: Connection, documents: Iterable[int], reason: str, n
     todo = [(document, reason) for document in documents]
     while todo:
         document, why = todo.pop()
-        rows = conn.execute(_CANCEL_DOCUMENT, {"id": document, "reason": why, "at": now}).all()
+        rows = sql.rows(conn, _CANCEL_DOCUMENT, {"id": document, "reason": why, "at": now})
         if not rows:
             continue
         cancelled += [int(row.id) for row in rows]
@@ -230,7 +243,8 @@ def _cancel_documents(conn: Connection, documents: Iterable[int], reason: str, n
 
 
 def _needing(conn: Connection, document: int) -> list[int]:
-    rows = conn.exec_driver_sql(
+    rows = sql.rows(
+        conn,
         "SELECT document_id FROM needs WHERE needs_document_id = ? UNION "
         "SELECT document_id FROM needs WHERE needs_job_id IN (SELECT id FROM jobs WHERE document_id = ?)",
         (document, document),
@@ -240,11 +254,12 @@ def _needing(conn: Connection, document: int) -> list[int]:
 
 def stop_again(conn: Connection, job_id: int, reason: str) -> bool:
     """A job that is being stopped already gets another reason; False where it had this one."""
-    row = conn.exec_driver_sql(
+    row = sql.row(
+        conn,
         "UPDATE attempts SET stop_reason = ? WHERE job_id = ? AND outcome IS NULL "
         "AND (stop_reason IS NULL OR stop_reason <> ?) RETURNING number",
         (reason, job_id, reason),
-    ).first()
+    )
     if row is not None:
-        conn.exec_driver_sql("UPDATE jobs SET reason = ? WHERE id = ? AND state = 'stopping'", (reason, job_id))
+        sql.run(conn, "UPDATE jobs SET reason = ? WHERE id = ? AND state = 'stopping'", (reason, job_id))
     return row is not None

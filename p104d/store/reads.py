@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
-import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from p104d.core.job import JobSpec, JobState, Requirement
 from p104d.core.snapshot import WaitingJob
+from p104d.store import sql
 from p104d.store.submit import StoredEnv
 
 #: More distinct requirements than this are looked at in turns; see ready().
@@ -83,45 +84,55 @@ _READY_OF = """
     WHERE j.requirement_id = ? AND j.state = 'queued' AND j.blocked = 0 AND j.eligible_at IS NULL
     ORDER BY j.priority DESC, j.id LIMIT ?
 """
+_FIRST = """
+    SELECT j.id, j.priority, q.requirement, d.time_limit_seconds
+    FROM jobs j INDEXED BY jobs_order JOIN requirements q ON q.id = j.requirement_id
+        JOIN documents d ON d.id = j.document_id
+    WHERE j.state = 'queued' AND j.blocked = 0 AND j.eligible_at IS NULL
+    ORDER BY j.priority DESC, j.id LIMIT ?
+"""
 _decode_requirement = msgspec.json.Decoder(Requirement).decode
-_decode_spec = msgspec.json.Decoder(JobSpec).decode
-_decode_env = msgspec.json.Decoder(StoredEnv).decode
+#: The jobs of a matrix share their document, and nothing changes it: most decodes are the one before again.
+_decode_spec = lru_cache(maxsize=64)(msgspec.json.Decoder(JobSpec).decode)
+_decode_env = lru_cache(maxsize=64)(msgspec.json.Decoder(StoredEnv).decode)
 _decode_matrix = msgspec.json.Decoder(dict[str, str]).decode
 
 
 def ready_requirements(conn: Connection, after: int = 0) -> list[tuple[int, Requirement]]:
     """The distinct requirements of jobs that could start now, by id from ``after`` on, at most MAX_REQUIREMENTS."""
-    rows = conn.exec_driver_sql(_REQUIREMENTS_READY, (after, MAX_REQUIREMENTS)).all()
+    rows = sql.rows(conn, _REQUIREMENTS_READY, (after, MAX_REQUIREMENTS))
     return [(int(row[0]), _decode_requirement(row[1])) for row in rows]
 
 
 def ready_jobs(conn: Connection, requirement_id: int, requirement: Requirement, limit: int) -> list[WaitingJob]:
     """The first ``limit`` jobs of a requirement, in the order in which they start."""
-    rows = conn.exec_driver_sql(_READY_OF, (requirement_id, limit)).all()
+    rows = sql.rows(conn, _READY_OF, (requirement_id, limit))
     return [WaitingJob(id=row[0], priority=row[1], requirement=requirement, time_limit_seconds=row[2]) for row in rows]
+
+
+def first_jobs(conn: Connection, limit: int) -> list[WaitingJob]:
+    """The first ``limit`` jobs that could start, whatever they ask for, in the order in which they are served."""
+    return [
+        WaitingJob(id=r[0], priority=r[1], requirement=_decode_requirement(r[2]), time_limit_seconds=r[3])
+        for r in sql.rows(conn, _FIRST, (limit,))
+    ]
 
 
 def next_timer(conn: Connection) -> float | None:
     """When the next waiting job becomes ready by itself."""
-    value = conn.exec_driver_sql(
-        "SELECT min(eligible_at) FROM jobs WHERE state = 'queued' AND eligible_at IS NOT NULL"
-    ).scalar()
+    value = sql.value(conn, "SELECT min(eligible_at) FROM jobs WHERE state = 'queued' AND eligible_at IS NOT NULL")
     return None if value is None else float(value)
 
 
 def counts(conn: Connection) -> dict[str, int]:
     """Jobs per state, every state named."""
-    found = {str(row[0]): int(row[1]) for row in conn.exec_driver_sql("SELECT state, jobs FROM state_counts")}
+    found = {str(row[0]): int(row[1]) for row in sql.rows(conn, "SELECT state, jobs FROM state_counts")}
     return {state.value: found.get(state.value, 0) for state in JobState}
 
 
 def waiting_of_user(conn: Connection, uid: int) -> int:
     """How many held and queued jobs a user has."""
-    return int(
-        conn.exec_driver_sql(
-            "SELECT count(*) FROM jobs WHERE uid = ? AND state IN ('held', 'queued')", (uid,)
-        ).scalar_one()
-    )
+    return int(sql.value(conn, "SELECT count(*) FROM jobs WHERE uid = ? AND state IN ('held', 'queued')", (uid,)))
 
 
 _OPEN = """
@@ -140,10 +151,10 @@ def open_attempts(conn: Connection) -> list[OpenAttempt]:
     """Every attempt without an outcome, oldest job first."""
     fields = OpenAttempt.__struct_fields__[:-1]
     found: dict[int, OpenAttempt] = {
-        row[0]: OpenAttempt(**dict(zip(fields, row, strict=True)), holds=[])
-        for row in conn.exec_driver_sql(_OPEN).all()
+        row[0]: OpenAttempt(**dict(zip(fields, row, strict=True)), holds=[]) for row in sql.rows(conn, _OPEN)
     }
-    for job_id, uuid, reserved, exclusive in conn.exec_driver_sql(_OPEN_CARDS).all():
+    held = sql.rows(conn, _OPEN_CARDS) if any(attempt.cards for attempt in found.values()) else []
+    for job_id, uuid, reserved, exclusive in held:
         found[job_id].holds.append((uuid, reserved, bool(exclusive)))
     for attempt in found.values():
         attempt.state = JobState(attempt.state)
@@ -159,7 +170,7 @@ _FACTS = """
 
 def facts(conn: Connection, job_id: int) -> JobFacts | None:
     """One job with its specification, or None."""
-    row = conn.exec_driver_sql(_FACTS, (job_id,)).first()
+    row = sql.row(conn, _FACTS, (job_id,))
     if row is None:
         return None
     return JobFacts(
@@ -187,12 +198,12 @@ _JOB_ROW = """
 """
 
 
-def job_rows(conn: Connection, ids: Sequence[int]) -> list[Row[Any]]:
+def job_rows(conn: Connection, ids: Sequence[int]) -> list[Any]:
     """The rows of these jobs in the order asked; unknown ids are left out."""
-    found: dict[int, Row[Any]] = {}
+    found: dict[int, Any] = {}
     for chunk in (ids[i : i + 500] for i in range(0, len(ids), 500)):
         marks = ",".join("?" * len(chunk))
-        for row in conn.exec_driver_sql(f"{_JOB_ROW} WHERE j.id IN ({marks})", tuple(chunk)).all():
+        for row in sql.rows(conn, f"{_JOB_ROW} WHERE j.id IN ({marks})", tuple(chunk)):
             found[row.id] = row
     return [found[i] for i in ids if i in found]
 
@@ -203,11 +214,11 @@ def states(conn: Connection, ids: Sequence[int]) -> dict[int, tuple[str, int]]:
     for chunk in (ids[i : i + 500] for i in range(0, len(ids), 500)):
         marks = ",".join("?" * len(chunk))
         statement = f"SELECT id, state, uid FROM jobs WHERE id IN ({marks})"  # noqa: S608 - question marks only
-        found.update((row[0], (row[1], row[2])) for row in conn.exec_driver_sql(statement, tuple(chunk)))
+        found.update((row[0], (row[1], row[2])) for row in sql.rows(conn, statement, tuple(chunk)))
     return found
 
 
-def listed(conn: Connection, wanted: JobFilter) -> list[Row[Any]]:
+def listed(conn: Connection, wanted: JobFilter) -> list[Any]:
     """The newest jobs that fit, newest first, at most ``wanted.limit``."""
     where, values = ["1"], list[object]()
 
@@ -230,12 +241,12 @@ def listed(conn: Connection, wanted: JobFilter) -> list[Row[Any]]:
     if wanted.card is not None:
         need("j.id IN (SELECT job_id FROM attempt_cards WHERE card_uuid = ?)", wanted.card)
     order = f"{_JOB_ROW} WHERE {' AND '.join(where)} ORDER BY j.id DESC LIMIT ?"
-    return list(conn.exec_driver_sql(order, (*values, wanted.limit)).all())
+    return sql.rows(conn, order, (*values, wanted.limit))
 
 
-def attempts_of(conn: Connection, job_id: int) -> list[Row[Any]]:
+def attempts_of(conn: Connection, job_id: int) -> list[Any]:
     """All attempts of a job, first to last."""
-    return list(conn.exec_driver_sql("SELECT * FROM attempts WHERE job_id = ? ORDER BY number", (job_id,)).all())
+    return sql.rows(conn, "SELECT * FROM attempts WHERE job_id = ? ORDER BY number", (job_id,))
 
 
 def cards_of(conn: Connection, job_ids: Sequence[int]) -> dict[tuple[int, int], list[str]]:
@@ -247,29 +258,27 @@ def cards_of(conn: Connection, job_ids: Sequence[int]) -> dict[tuple[int, int], 
             f"SELECT job_id, number, card_uuid FROM attempt_cards WHERE job_id IN ({marks}) "  # noqa: S608
             "ORDER BY job_id, number, position"
         )
-        for row in conn.exec_driver_sql(statement, tuple(chunk)):
+        for row in sql.rows(conn, statement, tuple(chunk)):
             found.setdefault((row[0], row[1]), []).append(row[2])
     return found
 
 
-def measurements_of(conn: Connection, job_id: int, number: int) -> list[Row[Any]]:
+def measurements_of(conn: Connection, job_id: int, number: int) -> list[Any]:
     """What was read from an attempt's output."""
     statement = "SELECT name, value, unit FROM measurements WHERE job_id = ? AND number = ? ORDER BY name"
-    return list(conn.exec_driver_sql(statement, (job_id, number)).all())
+    return sql.rows(conn, statement, (job_id, number))
 
 
 def unmet_needs(conn: Connection, document_id: int, limit: int = 5) -> list[tuple[int, str]]:
     """(job, state) of some of the jobs that this document's jobs wait for."""
-    statement = sa.text(
-        """
+    statement = """
         SELECT j.id, j.state FROM needs n JOIN jobs j ON j.id = n.needs_job_id
             WHERE n.document_id = :d AND j.state <> 'succeeded'
         UNION SELECT j.id, j.state FROM needs n JOIN jobs j ON j.document_id = n.needs_document_id
             WHERE n.document_id = :d AND j.state <> 'succeeded'
         ORDER BY 1 LIMIT :limit
         """
-    )
-    return [(row[0], row[1]) for row in conn.execute(statement, {"d": document_id, "limit": limit})]
+    return [(row[0], row[1]) for row in sql.rows(conn, statement, {"d": document_id, "limit": limit})]
 
 
 def doomed_need(conn: Connection, document_id: int) -> tuple[int, str] | None:
@@ -289,25 +298,25 @@ def revokes(conn: Connection, job_id: int) -> int:
 
 def _attempts_ended(conn: Connection, job_id: int, outcome: str) -> int:
     statement = "SELECT count(*) FROM attempts WHERE job_id = ? AND outcome = ?"
-    return int(conn.exec_driver_sql(statement, (job_id, outcome)).scalar_one())
+    return int(sql.value(conn, statement, (job_id, outcome)))
 
 
 def stop_reason(conn: Connection, job_id: int, number: int) -> str | None:
     """Why the daemon asked an attempt to stop; None where it did not."""
     statement = "SELECT stop_reason FROM attempts WHERE job_id = ? AND number = ?"
-    value = conn.exec_driver_sql(statement, (job_id, number)).scalar()
+    value = sql.value(conn, statement, (job_id, number))
     return None if value is None else str(value)
 
 
 def requirement(conn: Connection, requirement_id: int) -> Requirement:
     """A stored requirement."""
     statement = "SELECT requirement FROM requirements WHERE id = ?"
-    return _decode_requirement(conn.exec_driver_sql(statement, (requirement_id,)).scalar_one())
+    return _decode_requirement(sql.value(conn, statement, (requirement_id,)))
 
 
 def time_limit(conn: Connection, document_id: int) -> float | None:
     """The time limit of a document's jobs, seconds."""
-    value = conn.exec_driver_sql("SELECT time_limit_seconds FROM documents WHERE id = ?", (document_id,)).scalar()
+    value = sql.value(conn, "SELECT time_limit_seconds FROM documents WHERE id = ?", (document_id,))
     return None if value is None else float(value)
 
 
@@ -320,17 +329,15 @@ class Document(msgspec.Struct, frozen=True):
 
 def document(conn: Connection, document_id: int) -> Document:
     """One document; it exists as long as a job or schedule names it."""
-    row = conn.exec_driver_sql("SELECT spec, env FROM documents WHERE id = ?", (document_id,)).one()
+    row = sql.rows(conn, "SELECT spec, env FROM documents WHERE id = ?", (document_id,))[0]
     return Document(_decode_spec(row.spec), _decode_env(row.env))
 
 
 def needed_jobs(conn: Connection, document_id: int, limit: int = 1000) -> list[int]:
     """The jobs that a document's jobs need to have succeeded, by id."""
-    statement = sa.text(
-        """
+    statement = """
         SELECT needs_job_id AS id FROM needs WHERE document_id = :d AND needs_job_id IS NOT NULL
         UNION SELECT j.id FROM needs n JOIN jobs j ON j.document_id = n.needs_document_id WHERE n.document_id = :d
         ORDER BY 1 LIMIT :limit
         """
-    )
-    return [int(row[0]) for row in conn.execute(statement, {"d": document_id, "limit": limit})]
+    return [int(row[0]) for row in sql.rows(conn, statement, {"d": document_id, "limit": limit})]

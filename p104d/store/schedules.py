@@ -6,39 +6,42 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from p104d.core.job import ENDED
+from p104d.store import sql
 
 
-def all_schedules(conn: Connection) -> list[Row[Any]]:
+def all_schedules(conn: Connection) -> list[Any]:
     """Every schedule that was not cancelled, by id."""
-    return list(conn.exec_driver_sql("SELECT * FROM schedules WHERE state <> 'cancelled' ORDER BY id").all())
+    return sql.rows(conn, "SELECT * FROM schedules WHERE state <> 'cancelled' ORDER BY id")
 
 
 def schedule_owner(conn: Connection, schedule_id: int) -> tuple[str, int] | None:
     """(state, uid) of a schedule."""
-    row = conn.exec_driver_sql("SELECT state, uid FROM schedules WHERE id = ?", (schedule_id,)).first()
+    row = sql.row(conn, "SELECT state, uid FROM schedules WHERE id = ?", (schedule_id,))
     return None if row is None else (row[0], row[1])
 
 
 def set_schedule_state(conn: Connection, schedule_id: int, state: str) -> bool:
     """active, held or cancelled; False where it is cancelled already."""
-    done = conn.exec_driver_sql(
+    done = sql.row(
+        conn,
         "UPDATE schedules SET state = ?, next_run_at = NULL WHERE id = ? AND state <> 'cancelled' RETURNING id",
         (state, schedule_id),
     )
-    return done.first() is not None
+    return done is not None
 
 
 def set_next_run(conn: Connection, schedule_id: int, at: float | None) -> None:
     """When the schedule submits next."""
-    conn.exec_driver_sql("UPDATE schedules SET next_run_at = ? WHERE id = ?", (at, schedule_id))
+    sql.run(conn, "UPDATE schedules SET next_run_at = ? WHERE id = ?", (at, schedule_id))
 
 
 def note_run(conn: Connection, schedule_id: int, at: float, job_id: int | None, next_at: float | None) -> None:
     """A time of the schedule has come: ``job_id`` was submitted for it, or None where the run before still goes."""
-    conn.exec_driver_sql(
+    sql.run(
+        conn,
         "UPDATE schedules SET last_run_at = ?, last_job_id = COALESCE(?, last_job_id), next_run_at = ? WHERE id = ?",
         (at, job_id, next_at, schedule_id),
     )
@@ -48,17 +51,18 @@ def still_going(conn: Connection, schedule_id: int) -> bool:
     """Has any job of this schedule not ended yet?"""
     ended = ",".join(f"'{s.value}'" for s in ENDED)
     return bool(
-        conn.exec_driver_sql(
+        sql.value(
+            conn,
             "SELECT EXISTS (SELECT 1 FROM schedules s JOIN jobs j ON j.document_id = s.document_id "  # noqa: S608
             f"WHERE s.id = ? AND j.state NOT IN ({ended}))",
             (schedule_id,),
-        ).scalar_one()
+        )
     )
 
 
 def next_schedule(conn: Connection) -> float | None:
     """The earliest time at which an active schedule submits."""
-    value = conn.exec_driver_sql("SELECT min(next_run_at) FROM schedules WHERE state = 'active'").scalar()
+    value = sql.value(conn, "SELECT min(next_run_at) FROM schedules WHERE state = 'active'")
     return None if value is None else float(value)
 
 
@@ -67,7 +71,7 @@ def anything_due(conn: Connection, now: float) -> bool:
     statement = (
         "SELECT EXISTS (SELECT 1 FROM schedules WHERE state = 'active' AND (next_run_at IS NULL OR next_run_at <= ?))"
     )
-    return bool(conn.exec_driver_sql(statement, (now,)).scalar_one())
+    return bool(sql.value(conn, statement, (now,)))
 
 
 class Owed(msgspec.Struct, frozen=True):
@@ -91,7 +95,8 @@ def owe(
     now: float,
 ) -> None:
     """Write down a notification in the transaction of what it tells."""
-    conn.exec_driver_sql(
+    sql.run(
+        conn,
         "INSERT INTO notifications (job_id, uid, user, command, env, created_at, tries, state) "
         "VALUES (?,?,?,?,?,?,0,'owed')",
         (job_id, uid, user, msgspec.json.encode(command).decode(), msgspec.json.encode(env).decode(), now),
@@ -100,30 +105,32 @@ def owe(
 
 def take_owed(conn: Connection, limit: int = 16) -> list[Owed]:
     """Mark some owed notifications as being sent; they are sent at least once, at most three times."""
-    rows = conn.exec_driver_sql(
+    rows = sql.rows(
+        conn,
         "UPDATE notifications SET state = 'sending', tries = tries + 1 WHERE id IN "
         "(SELECT id FROM notifications WHERE state = 'owed' ORDER BY id LIMIT ?) "
         "RETURNING id, uid, user, command, env",
         (limit,),
-    ).all()
+    )
     return [Owed(r.id, r.uid, r.user, msgspec.json.decode(r.command), msgspec.json.decode(r.env)) for r in rows]
 
 
 def notification_sent(conn: Connection, notification_id: int, error: str | None) -> None:
     """Sent, or failed with ``error``."""
     state = "sent" if error is None else "failed"
-    conn.exec_driver_sql("UPDATE notifications SET state = ?, error = ? WHERE id = ?", (state, error, notification_id))
+    sql.run(conn, "UPDATE notifications SET state = ?, error = ? WHERE id = ?", (state, error, notification_id))
 
 
 def owe_again(conn: Connection) -> None:
     """After a restart: what was being sent may not have arrived; it is owed again, three tries at most."""
-    conn.exec_driver_sql(
-        "UPDATE notifications SET state = CASE WHEN tries < 3 THEN 'owed' ELSE 'failed' END WHERE state = 'sending'"
+    sql.run(
+        conn,
+        "UPDATE notifications SET state = CASE WHEN tries < 3 THEN 'owed' ELSE 'failed' END WHERE state = 'sending'",
     )
 
 
-def some_schedules(conn: Connection, ids: Sequence[int]) -> list[Row[Any]]:
+def some_schedules(conn: Connection, ids: Sequence[int]) -> list[Any]:
     """These schedules, cancelled ones too, by id."""
     marks = ",".join("?" * len(ids))
     statement = f"SELECT * FROM schedules WHERE id IN ({marks}) ORDER BY id"  # noqa: S608 - question marks only
-    return list(conn.exec_driver_sql(statement, tuple(ids)).all())
+    return sql.rows(conn, statement, tuple(ids))

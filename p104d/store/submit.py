@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import msgspec
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from p104d.core.errors import NotFoundError, RefusedError
 from p104d.core.job import ENDED, JobSpec, JobState, Requirement
+from p104d.store import sql
 from p104d.store import tables as t
 
 
@@ -82,44 +82,46 @@ def insert_jobs(
     """Store one queued job per combination; returns (id, name) pairs."""
     spec = new.spec
     first = next_job_id(conn)
-    eligible_at = spec.not_before if spec.not_before is not None and spec.not_before > now else None
-    common = {
+    values = {
+        "first": first,
         "document_id": document_id,
         "schedule_id": schedule_id,
         "name": spec.name,
         "uid": who.uid,
         "user": who.user,
-        "state": JobState.QUEUED.value,
         "priority": spec.priority,
         "requirement_id": requirement_id(conn, spec.requirement()),
         "blocked": int(is_blocked(conn, document_id)) if spec.after else 0,
-        "eligible_at": eligible_at,
-        "attempts": 0,
-        "failures": 0,
-        "submitted_at": now,
+        "eligible_at": spec.not_before if spec.not_before is not None and spec.not_before > now else None,
+        "now": now,
+        "combinations": msgspec.json.encode(new.combinations).decode(),
     }
-    encode = msgspec.json.Encoder().encode
-    rows = [
-        {**common, "id": first + n, "matrix": encode(combination).decode() if combination else None}
-        for n, combination in enumerate(new.combinations)
-    ]
-    conn.execute(t.jobs.insert(), rows)
-    return [(first + n, spec.name) for n in range(len(rows))]
+    count = sql.run(conn, _INSERT_JOBS, values)
+    return [(first + n, spec.name) for n in range(count)]
+
+
+#: One statement however many jobs: their combinations come as one JSON array, which SQLite takes apart itself.
+_INSERT_JOBS = """
+    INSERT INTO jobs (id, document_id, schedule_id, name, uid, user, matrix, state, priority, requirement_id, blocked,
+                      eligible_at, attempts, failures, submitted_at)
+    SELECT :first + c.key, :document_id, :schedule_id, :name, :uid, :user, nullif(c.value, '{}'), 'queued', :priority,
+           :requirement_id, :blocked, :eligible_at, 0, 0, :now
+    FROM json_each(:combinations) c ORDER BY c.key
+"""
 
 
 def next_job_id(conn: Connection) -> int:
     """The id the next job gets; ids of deleted jobs are never used again."""
-    seq = conn.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").scalar()
+    seq = sql.value(conn, "SELECT seq FROM sqlite_sequence WHERE name = 'jobs'")
     return int(seq or 0) + 1
 
 
 def requirement_id(conn: Connection, requirement: Requirement) -> int:
     """The row of ``requirement``, made where it is new."""
     text = msgspec.json.encode(requirement).decode()
-    found = conn.exec_driver_sql("SELECT id FROM requirements WHERE requirement = ?", (text,)).scalar()
+    found = sql.value(conn, "SELECT id FROM requirements WHERE requirement = ?", (text,))
     if found is None:
-        row = conn.exec_driver_sql("INSERT INTO requirements (requirement) VALUES (?) RETURNING id", (text,))
-        found = row.scalar_one()
+        found = sql.value(conn, "INSERT INTO requirements (requirement) VALUES (?) RETURNING id", (text,))
     return int(found)
 
 
@@ -135,7 +137,7 @@ def _insert_needs(conn: Connection, document_id: int, new: NewDocument, by_name:
 
 
 def _check_waitable(conn: Connection, job_id: int, where: str) -> None:
-    state = conn.exec_driver_sql("SELECT state FROM jobs WHERE id = ?", (job_id,)).scalar()
+    state = sql.value(conn, "SELECT state FROM jobs WHERE id = ?", (job_id,))
     prefix = f"{where}: after: " if where else "after: "
     if state is None:
         raise NotFoundError(f"{prefix}there is no job {job_id}", mend="p104ctl list --state all shows the ids")
@@ -147,8 +149,7 @@ def _check_waitable(conn: Connection, job_id: int, where: str) -> None:
 
 
 #: Is any need of a document not (yet) met? A need for a document is met when all of its jobs succeeded.
-_BLOCKED = sa.text(
-    """
+_BLOCKED = """
     SELECT EXISTS (
         SELECT 1 FROM needs n WHERE n.document_id = :document_id AND (
             (n.needs_job_id IS NOT NULL
@@ -159,13 +160,12 @@ _BLOCKED = sa.text(
                 OR NOT EXISTS (SELECT 1 FROM jobs j WHERE j.document_id = n.needs_document_id)))
         )
     )
-    """
-)
+"""
 
 
 def is_blocked(conn: Connection, document_id: int) -> bool:
     """Does this document still wait for another job? (Whether that can succeed is another question.)"""
-    return bool(conn.execute(_BLOCKED, {"document_id": document_id}).scalar_one())
+    return bool(sql.value(conn, _BLOCKED, {"document_id": document_id}))
 
 
 def _insert_schedule(conn: Connection, document_id: int, spec: JobSpec, who: Submitter, now: float) -> int:

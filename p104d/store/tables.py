@@ -87,11 +87,17 @@ sa.Index(
     jobs.c.id,
     sqlite_where=sa.and_(_queued, jobs.c.blocked == sa.literal_column("0"), jobs.c.eligible_at.is_(None)),
 )
+#: Who is first in line, whatever it asks for.
+sa.Index(
+    "jobs_order",
+    jobs.c.priority.desc(),
+    jobs.c.id,
+    sqlite_where=sa.and_(_queued, jobs.c.blocked == sa.literal_column("0"), jobs.c.eligible_at.is_(None)),
+)
 sa.Index("jobs_timer", jobs.c.eligible_at, sqlite_where=sa.and_(_queued, jobs.c.eligible_at.is_not(None)))
 sa.Index("jobs_state", jobs.c.state, jobs.c.id)
 sa.Index("jobs_document", jobs.c.document_id, jobs.c.state)
 sa.Index("jobs_name", jobs.c.name, jobs.c.id)
-sa.Index("jobs_user", jobs.c.uid, jobs.c.state)
 sa.Index("jobs_ended", jobs.c.ended_at, sqlite_where=jobs.c.ended_at.is_not(None))
 
 #: How many jobs are in each state; kept by triggers inside the same transactions, so that a million jobs are counted
