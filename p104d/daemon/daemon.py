@@ -232,6 +232,8 @@ class Daemon:
             log.warning("%s", text, extra={"action": "xid"})
         if changes.material or changes.save:
             self._loop.touch(changes.save)
+        for bad in changes.bad:
+            self._loop.post(bad)
         if changes.gone:
             self._loop.post(CardsGone(tuple(changes.gone)))
         self._watch()

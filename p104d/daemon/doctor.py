@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from p104d.api import messages as m
 from p104d.core.card import Verdict
 from p104d.core.units import format_size
+from p104d.daemon.cardviews import messages
 from p104d.daemon.loop import Loop
 from p104d.daemon.paths import Places
 from p104d.store import reads
@@ -23,7 +24,7 @@ _NO_EARLIER = 1_704_067_200.0  # 2024-01-01
 def checks(loop: Loop, places: Places, *, simulated: bool) -> list[m.Check]:
     """Every check, in the order in which a person would mend them."""
     with loop.database.read() as conn:
-        cards = loop.rig.messages(reads.open_attempts(conn))
+        cards = messages(loop.rig, reads.open_attempts(conn))
     return [
         *_driver(loop, simulated),
         *_devices(simulated),

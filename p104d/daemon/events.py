@@ -11,6 +11,15 @@ class CardsGone(msgspec.Struct, frozen=True):
     uuids: tuple[str, ...]
 
 
+class CardBad(msgspec.Struct, frozen=True):
+    """A card left service by itself: people who want to know are told. ``state`` is suspect or missing."""
+
+    uuid: str
+    index: int
+    state: str
+    note: str
+
+
 class StopJob(msgspec.Struct, frozen=True):
     """A watcher's finding: this job has to end, for this reason; ``now`` without the usual grace."""
 

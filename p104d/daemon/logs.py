@@ -73,7 +73,7 @@ class LogReader:
 
     async def _started(self, job_id: int) -> bool:
         """Wait until the job has an attempt (True) or has ended without one."""
-        await self._loop.wait_for_start(job_id)
+        await self._loop.waiters.next_start(job_id)
         with self._loop.database.read() as conn:
             job = reads.facts(conn, job_id)
         return job is not None and job.attempts > 0
@@ -86,7 +86,7 @@ class LogReader:
         with self._loop.database.read() as conn:
             job = reads.facts(conn, query.job_id)
         if job is not None and job.attempts == number and job.state not in ENDED:
-            await self._loop.wait_for_start(query.job_id)
+            await self._loop.waiters.next_start(query.job_id)
             with self._loop.database.read() as conn:
                 job = reads.facts(conn, query.job_id)
         return number + 1 if job is not None and job.attempts > number else None

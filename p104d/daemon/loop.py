@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeVar
 
 from sqlalchemy.engine import Connection
@@ -23,10 +23,12 @@ from p104d.core.snapshot import Snapshot
 from p104d.daemon import timetable
 from p104d.daemon.config import Settings
 from p104d.daemon.endings import Finished, finish
-from p104d.daemon.events import CardsGone, StopJob
+from p104d.daemon.events import CardBad, CardsGone, StopJob
 from p104d.daemon.launch import launch_spec, notify_spec
+from p104d.daemon.notify import owe_for_card
 from p104d.daemon.observe import Capacity, Observer
 from p104d.daemon.rig import Rig
+from p104d.daemon.waiters import Waiters
 from p104d.daemon.work import Work
 from p104d.policy.retry import Stop
 from p104d.policy.schedule import plan
@@ -39,7 +41,7 @@ from p104d.store.reads import OpenAttempt
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-LoopEvent = Running | LaunchFailed | Finished | CardsGone | StopJob
+LoopEvent = Running | LaunchFailed | Finished | CardsGone | CardBad | StopJob
 
 #: Clocks get set while the daemon sleeps; it looks at them at least this often.
 _LONGEST_SLEEP_SECONDS = 60.0
@@ -72,8 +74,7 @@ class Loop:
         self._wake = asyncio.Event()
         self._dirty = True
         self._deadline: float | None = 0.0
-        self._waiters: dict[int, set[asyncio.Future[None]]] = {}
-        self._starters: dict[int, set[asyncio.Future[None]]] = {}
+        self.waiters = Waiters()
 
     # --- being woken -----------------------------------------------------------------------------------------------
 
@@ -192,6 +193,9 @@ class Loop:
                 self._finish(conn, event, work, now, event.failure)
             case CardsGone(uuids):
                 self._cards_gone(conn, frozenset(uuids), work)
+            case CardBad():
+                log.warning("card %d is %s: %s", event.index, event.state, event.note, extra={"action": "card_bad"})
+                work.notify |= owe_for_card(conn, event, self.settings.notify, now)
             case StopJob(job_id, reason, at_once):
                 self.stop(conn, job_id, reason, work, now=at_once)
 
@@ -266,7 +270,7 @@ class Loop:
     def _act(self, work: Work) -> None:
         for spec in work.launches:
             self.supervisor.launch(spec)
-            _wake_all(self._starters.get(spec.id, ()))
+            self.waiters.started(spec.id)
         for key, text in work.unstartable:
             self.post(Finished(key=key, look=None, failure=text))
         for key in work.stops:
@@ -274,7 +278,7 @@ class Loop:
         for key in work.kills:
             self.supervisor.kill(key)
         for job_id in work.ended:
-            _wake_all(self._waiters.pop(job_id, ()))
+            self.waiters.ended(job_id)
         if work.running_changed:
             self.on_running_changed()
         if work.notify:
@@ -293,36 +297,3 @@ class Loop:
                 self.supervisor.launch(notify_spec(each, self.settings))
             except P104Error as error:
                 self.post(LaunchFailed(Key("notify", each.id, 1), error.message))
-
-    def wait_for_end(self, job_id: int) -> asyncio.Future[None]:
-        """A future that is done when the job has reached a final state; ask for the state after making it."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(job_id, set()).add(future)
-        future.add_done_callback(lambda done: self._drop_waiter(job_id, done))
-        return future
-
-    async def wait_for_start(self, job_id: int) -> None:
-        """Until the job's next attempt is placed, or it ends."""
-        start: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._starters.setdefault(job_id, set()).add(start)
-        end = self.wait_for_end(job_id)
-        try:
-            await asyncio.wait((start, end), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            end.cancel()
-            self._starters.get(job_id, set()).discard(start)
-            if not self._starters.get(job_id, True):
-                del self._starters[job_id]
-
-    def _drop_waiter(self, job_id: int, future: asyncio.Future[None]) -> None:
-        waiters = self._waiters.get(job_id)
-        if waiters is not None:
-            waiters.discard(future)
-            if not waiters:
-                del self._waiters[job_id]
-
-
-def _wake_all(futures: Iterable[asyncio.Future[None]]) -> None:
-    for future in list(futures):
-        if not future.done():
-            future.set_result(None)

@@ -9,6 +9,9 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from p104d.core.job import JobState
+from p104d.daemon.accounts import own_account
+from p104d.daemon.config import NotifyConfig
+from p104d.daemon.events import CardBad
 from p104d.store import schedules
 from p104d.store.reads import JobFacts
 
@@ -40,6 +43,25 @@ def owe_for_job(conn: Connection, job: JobFacts, state: JobState, reason: str, n
             now=now,
         )
     return True
+
+
+def owe_for_card(conn: Connection, bad: CardBad, config: NotifyConfig, now: float) -> bool:
+    """Note what the configuration owes to people for a card that went bad; run as the daemon's own user."""
+    env = {
+        "P104_CARD": bad.uuid,
+        "P104_CARD_INDEX": str(bad.index),
+        "P104_STATE": bad.state,
+        "P104_REASON": bad.note,
+    }
+    commands = [config.command] if config.command else []
+    if config.webhook:
+        body = {"card": bad.uuid, "index": bad.index, "state": bad.state, "reason": bad.note}
+        env["P104_WEBHOOK_BODY"] = msgspec.json.encode(body).decode()
+        commands.append(webhook_command(config.webhook))
+    who = own_account()
+    for command in commands:
+        schedules.owe(conn, job_id=None, uid=who.uid, user=who.name, command=command, env=env, now=now)
+    return bool(commands)
 
 
 def webhook_command(url: str) -> list[str]:

@@ -12,7 +12,6 @@ from p104d.core.snapshot import CardView, HostView, Snapshot, WaitingJob
 from p104d.store import reads
 from p104d.store.reads import OpenAttempt
 
-
 _FIRST_IN_LINE = 64
 
 

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from p104d.api import messages as m
 from p104d.core.card import CardIdentity, CardReading, CardReport, CardState, Verdict
-from p104d.core.errors import NotFoundError
 from p104d.core.snapshot import CardView, Hold
-from p104d.core.units import iso
+from p104d.daemon.events import CardBad
 from p104d.hardware.catalog import first_verdict, lookup, promised_bytes
 from p104d.hardware.messages import Cycle, DriverProblem
 from p104d.policy.health import Condition, card_condition, card_warnings, suspicion
@@ -21,6 +19,9 @@ from p104d.store.reads import OpenAttempt
 _TRUST_AFTER_CYCLES = 3
 #: A remembered card's last sight is written down this often at most; the record is for people, not for decisions.
 _SEEN_EVERY_SECONDS = 3600.0
+
+
+_OUT = frozenset({CardState.SUSPECT, CardState.MISSING})
 
 
 class Sight(msgspec.Struct, kw_only=True):
@@ -41,6 +42,7 @@ class Changes(msgspec.Struct, kw_only=True):
 
     save: list[CardRecord] = []
     gone: list[str] = []
+    bad: list[CardBad] = []
     material: bool = False
     warnings: list[str] = []
 
@@ -83,10 +85,20 @@ class Rig:
             self._seen(report, cycle, changes)
         self._suspect(cycle, changes)
         self._absent(cycle, changes)
-        conditions = {uuid: self._condition(uuid, ()) for uuid in self.records}
-        changes.material |= conditions != self._conditions
+        conditions = {uuid: self.condition(uuid, ()) for uuid in self.records}
+        if conditions != self._conditions:
+            changes.material = True
+            changes.bad = self._gone_bad(conditions)
         self._conditions = conditions
         return changes
+
+    def _gone_bad(self, conditions: Mapping[str, Condition]) -> list[CardBad]:
+        """Cards that were in service at the last look and have taken themselves out."""
+        return [
+            CardBad(uuid, self.records[uuid].identity.index, now.state.value, now.note or now.state.value)
+            for uuid, now in conditions.items()
+            if now.state in _OUT and uuid in self._conditions and self._conditions[uuid].state not in _OUT
+        ]
 
     def _seen(self, report: CardReport, cycle: Cycle, changes: Changes) -> None:
         uuid = report.identity.uuid
@@ -194,7 +206,8 @@ class Rig:
         """Forget what was locked, so that cards in use elsewhere are asked for again at the next look."""
         self._taken = {uuid: holder for uuid, holder in self._taken.items() if holder is None}
 
-    def _condition(self, uuid: str, jobs: Sequence[int]) -> Condition:
+    def condition(self, uuid: str, jobs: Sequence[int]) -> Condition:
+        """A card's state, its cause and what placement is told; ``jobs`` are those that hold it."""
         record, sight = self.records[uuid], self.sights.get(uuid)
         report, suspected = (sight.report if sight else None), record.suspect
         if sight is not None and sight.report.fault is None and sight.good_cycles < _TRUST_AFTER_CYCLES:
@@ -228,12 +241,12 @@ class Rig:
         record, sight = self.records[uuid], self.sights.get(uuid)
         identity = record.identity
         reported = identity.memory_total_bytes or 0
-        condition = self._condition(uuid, [hold.job_id for hold in holds])
+        condition = self.condition(uuid, [hold.job_id for hold in holds])
         reading = sight.report.reading if sight else CardReading()
         return CardView(
             uuid=uuid,
             index=identity.index,
-            name=_short_name(identity),
+            name=short_name(identity),
             capacity_bytes=self.capacity(record),
             promised_bytes=promised_bytes(lookup(identity.device_id, identity.name), reported),
             foreign_bytes=sight.foreign_bytes if sight else 0,
@@ -243,108 +256,15 @@ class Rig:
             link_bytes_per_second=_link_speed(reading, identity),
         )
 
-    def messages(self, attempts: Sequence[OpenAttempt]) -> list[m.Card]:
-        """What people see, by index; missing cards last."""
-        holds = holds_by_card(attempts)
-        cards = [self._message(uuid, holds.get(uuid, ())) for uuid in self.records]
-        return sorted(cards, key=lambda card: (card.state == "missing", card.index or 0, card.uuid))
-
-    def _message(self, uuid: str, holds: Sequence[Hold]) -> m.Card:
-        record, sight = self.records[uuid], self.sights.get(uuid)
-        identity = record.identity
-        condition = self._condition(uuid, [hold.job_id for hold in holds])
-        gone = condition.state is CardState.MISSING
-        reading = sight.report.reading if sight and not gone else CardReading()
-        entry = lookup(identity.device_id, identity.name)
-        return m.Card(
-            index=identity.index,
-            uuid=uuid,
-            name=identity.name or (entry.name if entry else None),
-            bus_id=identity.bus_id,
-            device_id=identity.device_id,
-            vbios=identity.vbios,
-            verdict=record.verdict.value,
-            state=condition.state.value,
-            memory_total_bytes=identity.memory_total_bytes,
-            memory_used_bytes=reading.memory_used_bytes,
-            memory_reserved_bytes=sum(hold.reserved_bytes for hold in holds),
-            memory_proven_bytes=record.proven_bytes,
-            temperature_celsius=reading.temperature_celsius,
-            power_watts=reading.power_watts,
-            power_limit_watts=reading.power_limit_watts,
-            utilization_percent=reading.utilization_percent,
-            fan_percent=reading.fan_percent,
-            link_generation=reading.link_generation,
-            link_width=reading.link_width,
-            throttle=list(reading.throttle),
-            jobs=sorted({hold.job_id for hold in holds}),
-            models=[],
-            note=condition.note,
-            catalog_name=entry.name if entry else None,
-            driver=record.driver,
-            subsystem_id=identity.subsystem_id,
-            compute_capability=identity.compute_capability,
-            memory_capacity_bytes=self.capacity(record) or None,
-            memory_foreign_bytes=sight.foreign_bytes if sight and not gone else None,
-            link_generation_max=identity.link_generation_max,
-            link_width_max=identity.link_width_max,
-            power_limit_min_watts=identity.power_limit_min_watts,
-            power_limit_max_watts=identity.power_limit_max_watts,
-            power_limit_default_watts=identity.power_limit_default_watts,
-            memory_utilization_percent=reading.memory_utilization_percent,
-            sm_clock_mhz=reading.sm_clock_mhz,
-            memory_clock_mhz=reading.memory_clock_mhz,
-            persistence=reading.persistence,
-            first_seen_at=iso(record.first_seen_at),
-            last_seen_at=iso(record.last_seen_at),
-        )
-
     def warnings(self) -> list[str]:
         """What a person should know of the cards and the driver, each a line with its mend."""
         found = [f"{self.problem.message}; {self.problem.mend}"] if self.problem is not None else []
         for uuid in sorted(self.records, key=lambda each: self.records[each].identity.index):
             record, sight = self.records[uuid], self.sights.get(uuid)
-            condition = self._condition(uuid, ())
+            condition = self.condition(uuid, ())
             report = sight.report if sight else None
             found += card_warnings(report, record.identity, verdict=record.verdict, condition=condition)
         return found
-
-    def resolve(self, text: str) -> str:
-        """The UUID that ``text`` means: an index, a UUID or a prefix of one, a bus address, or a name that only one
-        card has. Raises NotFoundError."""
-        found = self.find(text)
-        if len(found) == 1:
-            return found[0]
-        if not found:
-            raise NotFoundError(f"there is no card {text!r}", mend="p104ctl cards lists them")
-        raise NotFoundError(f"{text!r} means {len(found)} cards", mend="name one by index or UUID")
-
-    def name_of(self, text: str) -> str | None:
-        """The name under which placement knows the cards called ``text``; None where it is no card's name."""
-        low = text.strip().casefold()
-        return next((_short_name(r.identity) for r in self.records.values() if low in names_of(r.identity)), None)
-
-    def find(self, text: str) -> list[str]:
-        """Every card that ``text`` may mean."""
-        wanted = text.strip()
-        present = sorted(self.records, key=lambda each: (each not in self.sights, self.records[each].identity.index))
-        if wanted.isdigit():
-            # An index names the card that has it now; a missing card's old index only where nobody took it over.
-            return [each for each in present if self.records[each].identity.index == int(wanted)][:1]
-        low = wanted.casefold()
-        if low.startswith("gpu-") or len(low) >= 8:
-            by_uuid = [u for u in present if u.casefold().startswith(low) or u.casefold()[4:].startswith(low)]
-            if by_uuid:
-                return by_uuid
-        by_bus = [u for u in present if (self.records[u].identity.bus_id or "").casefold().endswith(low) and ":" in low]
-        return by_bus or [u for u in present if low and low in names_of(self.records[u].identity)]
-
-
-def names_of(identity: CardIdentity) -> set[str]:
-    """The names a card answers to, in lower case: the driver's, without its maker, and the catalogue's."""
-    entry = lookup(identity.device_id, identity.name)
-    driver = (identity.name or "").casefold()
-    return {driver, driver.removeprefix("nvidia "), entry.name.casefold() if entry else driver} - {""}
 
 
 def holds_by_card(attempts: Iterable[OpenAttempt]) -> dict[str, list[Hold]]:
@@ -379,13 +299,14 @@ def _merged(before: CardIdentity, now: CardIdentity) -> CardIdentity:
     return msgspec.structs.replace(now, **gaps)
 
 
-def _short_name(identity: CardIdentity) -> str:
-    entry = lookup(identity.device_id, identity.name)
-    return entry.name if entry else identity.name or identity.uuid
-
-
 def _link_speed(reading: CardReading, identity: CardIdentity) -> float:
     """About what the link carries, bytes a second: 250 MB per lane of generation 1, doubled by each generation."""
     generation = reading.link_generation or identity.link_generation_max or 1
     width = reading.link_width or identity.link_width_max or 1
     return 250e6 * 2.0 ** (generation - 1) * width
+
+
+def short_name(identity: CardIdentity) -> str:
+    """The catalogue's name of a card, else the driver's."""
+    entry = lookup(identity.device_id, identity.name)
+    return entry.name if entry else identity.name or identity.uuid

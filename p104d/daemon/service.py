@@ -19,6 +19,8 @@ from p104d.core.errors import NotAllowedError, NotFoundError, RefusedError
 from p104d.core.job import ENDED, JobState
 from p104d.core.units import iso
 from p104d.daemon import doctor, views
+from p104d.daemon.cardnames import resolve
+from p104d.daemon.cardviews import messages
 from p104d.daemon.logs import LogReader
 from p104d.daemon.loop import Loop
 from p104d.daemon.paths import Places
@@ -60,7 +62,7 @@ class DaemonService:
             rows = reads.job_rows(conn, [attempt.job_id for attempt in attempts])
             return m.Status(
                 daemon=self._daemon(),
-                cards=self._loop.rig.messages(attempts),
+                cards=messages(self._loop.rig, attempts),
                 queue=reads.counts(conn),
                 running=self._listed(conn, rows, caller, explain=False),
                 warnings=[*self._loop.rig.warnings(), *self.warnings()],
@@ -79,14 +81,14 @@ class DaemonService:
     def cards(self, caller: Caller) -> m.Cards:  # noqa: ARG002 - everybody sees the cards
         """All cards."""
         with self._loop.database.read() as conn:
-            return m.Cards(self._loop.rig.messages(reads.open_attempts(conn)))
+            return m.Cards(messages(self._loop.rig, reads.open_attempts(conn)))
 
     def listed(self, caller: Caller, query: ListQuery) -> m.ListedJobs:
         """Jobs that fit, newest first."""
         if query.label is not None and caller.uid != 0 and not self._facts.user_mode:
             # Labels are the owner's own business, and filtering by them would tell.
             query = msgspec.structs.replace(query, user=caller.user)
-        card = self._loop.rig.resolve(query.card) if query.card else None
+        card = resolve(self._loop.rig, query.card) if query.card else None
         wanted = JobFilter(
             states=query.states,
             name=query.name,
@@ -168,7 +170,7 @@ class DaemonService:
     async def wait(self, caller: Caller, ids: list[int], timeout: float | None) -> m.WaitedJobs:  # noqa: ARG002
         """Answers when all have ended, or after ``timeout`` seconds with how they stand."""
         unique = list(dict.fromkeys(ids))
-        futures = {job_id: self._loop.wait_for_end(job_id) for job_id in unique}
+        futures = {job_id: self._loop.waiters.end_of(job_id) for job_id in unique}
         try:
             with self._loop.database.read() as conn:
                 self._known(conn, unique)
@@ -234,7 +236,7 @@ class DaemonService:
         self._admin(caller, "draining cards")
         if not cards:
             raise NotFoundError("no card named", mend="name cards by index or UUID")
-        uuids = [self._loop.rig.resolve(text) for text in cards]
+        uuids = [resolve(self._loop.rig, text) for text in cards]
 
         def request(conn: Connection, _now: float, work: Work) -> list[m.Card]:
             for uuid in uuids:
@@ -254,7 +256,7 @@ class DaemonService:
             self._loop.rig.drain(uuid, None if undo else caller.user)
         self._loop.touch()
         with self._loop.database.read() as conn:
-            found = {card.uuid: card for card in self._loop.rig.messages(reads.open_attempts(conn))}
+            found = {card.uuid: card for card in messages(self._loop.rig, reads.open_attempts(conn))}
         return m.Cards([found[uuid] for uuid in uuids])
 
     def pause(self, caller: Caller, paused: bool) -> m.Paused:

@@ -16,9 +16,9 @@ from p104d.core.errors import NotAllowedError, RefusedError
 from p104d.core.job import JobSpec
 from p104d.core.snapshot import CardView
 from p104d.daemon.accounts import account
+from p104d.daemon.cardnames import CardNames
 from p104d.daemon.config import Settings
 from p104d.daemon.loop import Loop
-from p104d.daemon.rig import Rig
 from p104d.daemon.work import Work
 from p104d.policy.fit import impossible
 from p104d.store import reads
@@ -112,26 +112,6 @@ class Intake:
         limit = self._settings.queue_limit_per_user
         if limit < self._settings.queue_limit and reads.waiting_of_user(conn, caller.uid) + more > limit:
             raise RefusedError(f"{caller.user} may have {limit} waiting jobs", mend="wait, or cancel some")
-
-
-class CardNames:
-    """What ``only`` may name: resolved once at submission, an index or a prefix to its card's UUID."""
-
-    def __init__(self, rig: Rig) -> None:
-        self._rig = rig
-
-    def resolve(self, text: str) -> str:
-        """A UUID, or a name that one or more cards have. Raises ValueError."""
-        found = self._rig.find(text)
-        if not found:
-            known = "p104ctl cards lists them" if self._rig.records else "no card is known yet"
-            raise ValueError(f"there is no card {text!r}; {known}")
-        by_name = self._rig.name_of(text)
-        if by_name is not None:
-            return by_name
-        if len(found) > 1:
-            raise ValueError(f"{text!r} means {len(found)} cards; give more of the UUID")
-        return found[0]
 
 
 def _as_many_as_asked(spec: JobSpec, cards: tuple[CardView, ...]) -> tuple[CardView, ...]:

@@ -1,4 +1,4 @@
-"""Posts the environment's P104_WEBHOOK_BODY to the URL given, as JSON; exits 0 when it was taken. Standard library only.
+"""Posts the environment's P104_WEBHOOK_BODY to the URL given, as JSON; exits 0 when it was taken. Stdlib only.
 
 Run as the user to be told, by a shim that ends it when it takes too long; three tries, for a router may be asleep.
 """
