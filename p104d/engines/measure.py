@@ -1,0 +1,144 @@
+"""Figures read from what a job prints, while it prints it, at a bounded cost in memory and time.
+
+Measurements and their units, stable names:
+
+- ``tqdm``: ``iterations_per_second`` (it/s), ``seconds_per_iteration`` (s/it), ``iterations`` (it): see ``TqdmReader``.
+- ``llama.cpp``: ``prompt_tokens_per_second``, ``generation_tokens_per_second`` (tokens/s), ``prompt_tokens``,
+  ``generation_tokens`` (tokens), ``load_seconds`` (s): see ``LlamaReader``.
+- a user's pattern: its own name and unit, the last value seen: see ``PatternReader``.
+
+Output is looked at in pieces of 64 KiB. A piece without any of the few words that matter costs a search for them and
+nothing else. Lines end at ``\\n`` or ``\\r``; of a line longer than 4 KiB only the beginning is looked at. The time
+spent on pieces that do matter is held to a share of the time that passes: output that prints faster than it can be
+read loses lines (counted in ``skipped_bytes``), never the daemon.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+
+from p104d.core.job import Measurement, UserPattern
+from p104d.engines.measure_llama import LlamaReader
+from p104d.engines.measure_pattern import PatternReader, check_pattern
+from p104d.engines.measure_tqdm import TqdmReader
+
+__all__ = ["PARSERS", "RESERVED_NAMES", "OutputParser", "check_pattern"]
+
+#: What ``measure:`` may name.
+PARSERS = ("tqdm", "llama.cpp")
+#: Names that a user's pattern may not take.
+RESERVED_NAMES = frozenset(TqdmReader.names + LlamaReader.names)
+
+PIECE_BYTES = 64 * 1024
+MAX_LINE_BYTES = 4096
+#: Time that may be spent at once before the share begins to bind: a million lines or so.
+BURST_SECONDS = 1.0
+
+#: llama.cpp says the first when it was built without a GPU backend, the second when the driver gives it no card.
+_FALLBACK = (b"no usable GPU found", b"failed to initialize CUDA")
+
+Reader = TqdmReader | LlamaReader | PatternReader
+
+
+class OutputParser:
+    """Reads one attempt's output as it comes.
+
+    ``names`` is JobSpec.measure. ``cpu_fallback`` becomes true when llama.cpp says that it runs without a GPU, whatever
+    ``names`` has. ``clock`` gives seconds; ``cpu_share`` is the part of passing time that reading may take.
+    Never raises for any input. Not for several threads at once.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str | UserPattern],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        cpu_share: float = 0.2,
+    ) -> None:
+        """Raises ValueError for a name not in PARSERS, or a pattern that ``check_pattern`` refuses."""
+        self._readers = [_reader(name, clock) for name in names]
+        self._needles = tuple(needle for reader in self._readers for needle in reader.needles)
+        self._reads_all = any(isinstance(reader, PatternReader) for reader in self._readers)
+        self._line = b""
+        self._overlong = False
+        self._clock = clock
+        self._share = cpu_share
+        self._left = BURST_SECONDS
+        self._last = clock()
+        self.cpu_fallback = False
+        self.skipped_bytes = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of output; any size, cut anywhere."""
+        for start in range(0, len(chunk), PIECE_BYTES):
+            self._piece(chunk[start : start + PIECE_BYTES])
+
+    def result(self) -> list[Measurement]:
+        """What was read so far, the unfinished last line included; may be asked at any time, and again."""
+        readers = self._readers
+        if self._line and not self._overlong:
+            readers = copy.deepcopy(readers)
+            for reader in readers:
+                reader.read_line(self._line)
+        return [measurement for reader in readers for measurement in reader.result()]
+
+    def _piece(self, piece: bytes) -> None:
+        """Whole lines are read; what follows the last line end waits for the next piece."""
+        end = max(piece.rfind(b"\n"), piece.rfind(b"\r")) + 1
+        if end == 0:
+            self._keep(piece)
+            return
+        block = piece[:end] if self._overlong else self._line + piece[:end]
+        if self._overlong:
+            block = block[min(p for p in (block.find(b"\n"), block.find(b"\r")) if p >= 0) :]
+        self._line, self._overlong = b"", False
+        self._keep(piece[end:])
+        self._block(block)
+
+    def _keep(self, part: bytes) -> None:
+        """Add to the unfinished line. One that grows too long is read as far as it is kept, and its rest dropped."""
+        if self._overlong:
+            return
+        self._line += part
+        if len(self._line) > MAX_LINE_BYTES:
+            line, self._line, self._overlong = self._line, b"", True
+            self._block(line)
+
+    def _block(self, block: bytes) -> None:
+        if not self.cpu_fallback:
+            self.cpu_fallback = any(text in block for text in _FALLBACK)
+        if not self._reads_all and not _has_any(self._needles, block):
+            return
+        began = self._clock()
+        self._left = min(BURST_SECONDS, self._left + (began - self._last) * self._share)
+        self._last = began
+        if self._left <= 0:
+            self.skipped_bytes += len(block)
+            return
+        for line in block.replace(b"\r", b"\n").split(b"\n"):
+            if line:
+                self._read(line[:MAX_LINE_BYTES])
+        self._left -= self._clock() - began
+
+    def _read(self, line: bytes) -> None:
+        for reader in self._readers:
+            if not reader.needles or _has_any(reader.needles, line):
+                reader.read_line(line)
+
+
+def _has_any(needles: tuple[tuple[bytes, bytes], ...], text: bytes) -> bool:
+    """Whether one of the words is in ``text``. The rare byte of each is looked for first: that is twenty times faster,
+    and most output has neither."""
+    return any(byte in text and word in text for byte, word in needles)
+
+
+def _reader(name: str | UserPattern, clock: Callable[[], float]) -> Reader:
+    if isinstance(name, UserPattern):
+        return PatternReader(name, clock)
+    if name == "tqdm":
+        return TqdmReader()
+    if name == "llama.cpp":
+        return LlamaReader()
+    raise ValueError(f"{name!r} is not a measure; the measures are {', '.join(PARSERS)}")
