@@ -41,15 +41,16 @@ def measure(folder: str, job: JobFacts | None, look: Look | None) -> tuple[Measu
     """What the output of an ended attempt tells. Never raises: a log that cannot be read measures nothing."""
     if job is None or not job.spec.measure or look is None or look.exit is None or not look.exit.log_bytes:
         return ()
-    parser = OutputParser(job.spec.measure)
     try:
+        # The bounds on what is read bound the work too: a finished log may take all the time it needs.
+        parser = OutputParser(job.spec.measure, cpu_share=1.0)
         total = logs.size(folder)
         head = min(_HEAD_BYTES, total)
         parser.feed(logs.read(folder, limit=head))
         if total > head + _TAIL_BYTES:
             parser.feed(b"\n")  # what is left out must not join two lines into one
         parser.feed(logs.read(folder, tail=min(_TAIL_BYTES, total - head)))
-    except OSError:
+    except (OSError, ValueError):
         return ()
     return tuple(parser.result())
 

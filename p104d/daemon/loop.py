@@ -161,6 +161,9 @@ class Loop:
         self._dirty = work.dirty and self.observer.more and (bool(work.launches) or not self.observer.wrapped)
         if self._dirty:
             self._wake.set()
+        if deadline != self._deadline:
+            # A request may have stepped while the loop sleeps towards the deadline of before.
+            self._wake.set()
         self._deadline = deadline
         self._act(work)
         return answer

@@ -184,12 +184,12 @@ class Rig:
     def _absent(self, cycle: Cycle, changes: Changes) -> None:
         """Cards that a look did not show. Their jobs are given up only after a while: drivers are reloaded, sensors
         restarted, and a job that still runs is worth a few seconds' patience."""
+        named = {report.identity.uuid for report in cycle.cards}
         shown = {report.identity.uuid for report in cycle.cards if report.fault != "lost"}
         for uuid in self.records.keys() - shown:
             since = self._absent_since.setdefault(uuid, cycle.monotonic)
-            if uuid in {report.identity.uuid for report in cycle.cards}:
-                pass
-            elif cycle.problem is None:
+            if uuid not in named:
+                # What was read of it before is no reading any more: it takes no new job from now on.
                 self.sights.pop(uuid, None)
             if cycle.monotonic - since >= self._missing_after and uuid not in self._told_gone:
                 self._told_gone.add(uuid)
@@ -219,7 +219,7 @@ class Rig:
         if report is not None and report.fault == "lost":
             note = f"fell off the bus ({report.fault_text})" if report.fault_text else "fell off the bus"
             return Condition(state=CardState.MISSING, note=note, closed="missing: fell off the bus")
-        if report is None and self.problem is not None:
+        if report is None and self.problem is not None and self._concerns(self.problem, record.identity):
             return Condition(state=CardState.MISSING, note=self.problem.message, closed="missing")
         holder = self._taken.get(uuid)
         if holder is not None and found.closed is None:
@@ -227,6 +227,12 @@ class Rig:
         if found.state is CardState.DRAINED and record.drained_by:
             return msgspec.structs.replace(found, note=found.note or f"drained by {record.drained_by}")
         return found
+
+    def _concerns(self, problem: DriverProblem, identity: CardIdentity) -> bool:
+        """Is a problem of the whole driver, or of just this card, what keeps the card away?"""
+        if problem.kind not in ("card_unreadable", "card_hangs"):
+            return not self.sights
+        return identity.bus_id is not None and identity.bus_id in problem.message
 
     def capacity(self, record: CardRecord) -> int:
         """Bytes that are known to be there: proven ones, else (until a memory test exists) what the card reports."""

@@ -55,7 +55,7 @@ THROTTLE_NOTES: dict[int, str] = {
 _FAULTS = {
     "lost": "fell off the bus",
     "unknown": "the driver answers only with unknown errors",
-    "hang": "a driver call does not return",
+    "hang": "hangs",
     "reset_required": "needs a reset",
 }
 
@@ -177,7 +177,7 @@ def _suspect_mend(report: CardReport | None, verdict: Verdict, index: int) -> st
         return "check its riser and power, then reboot"
     if verdict in (Verdict.ALIASED, Verdict.FAULTY):
         return "flash its stock ROM or replace it"
-    return f"prove its memory again with p104ctl verify {index}"
+    return f"look into the cause, then p104ctl undrain {index}"
 
 
 def _link_warnings(identity: CardIdentity, reading: CardReading) -> list[str]:

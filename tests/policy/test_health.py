@@ -90,7 +90,7 @@ def test_other_verdicts_take_jobs(verdict) -> None:
 
 
 def test_fault_texts() -> None:
-    assert fault_text("hang") == "a driver call does not return"
+    assert fault_text("hang") == "hangs"
     assert fault_text("odd", "Driver said so") == "odd (Driver said so)"
     assert fault_text("lost", "fell off the bus") == "fell off the bus"
 
@@ -148,4 +148,4 @@ def test_a_card_out_of_service_is_told_once_with_its_mend() -> None:
     bad = warnings(Verdict.FAULTY, state=CardState.SUSPECT, note="its memory is faulty")
     assert bad == ("card 2 took itself out: its memory is faulty; flash its stock ROM or replace it",)
     odd = warnings(state=CardState.SUSPECT, note="XID 62")
-    assert odd[0].endswith("p104ctl verify 2")
+    assert odd[0].endswith("p104ctl undrain 2")
