@@ -1,0 +1,294 @@
+"""The small parent of a job: it outlives the daemon, and knows how the job ended. Standard library only.
+
+A shim runs one attempt at a time; while its daemon lives it waits for the next one after that, because a fresh process
+of this size costs more than everything else a short job needs (2 to 3 ms of page faults). A shim whose daemon is gone
+ends with its attempt. Commands come through the line, in order with the attempts; SIGTERM (stop: SIGTERM to all of the
+job, SIGKILL after the grace) and SIGUSR1 (kill now) serve a later daemon, and people.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+from typing import Any
+
+from p104d.processes import cgroup, job, native, record
+from p104d.processes.holding import Holding, NotOursError, point
+from p104d.processes.line import Line
+from p104d.processes.output import Log, Pump
+from p104d.processes.tree import Tree
+
+#: Blocked from birth on and read from a descriptor: none can be lost, and none can interrupt a step of the protocol.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
+#: Python handles or ignores these, and exec keeps what is ignored: back to their defaults, and blocked instead.
+_UNPYTHON = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
+
+_RESEND_SECONDS = 0.1
+_REKILL_SECONDS = 1.0
+#: The last words are not worth keeping a crowded daemon's socket busy for.
+_LAST_RESENDS = 3
+
+
+class Shim:
+    """One attempt. ``signals`` is the descriptor for :data:`SIGNALS`; ``protected``: the OOM killer spares us."""
+
+    def __init__(self, folder: str, line: Line, signals: int, protected: bool) -> None:
+        self._line = line
+        self._signals = signals
+        self._hold = Holding(folder)
+        self._launch: dict[str, Any] = {**self._hold.read_launch(), "protected": protected}
+        self._tree = Tree(None)
+        self._main = -1
+        self._status: int | None = None
+        self._report = -1
+        self._failure: job.Failure | None = None
+        self._reason: str | None = None
+        self._started_at: float | None = None
+        self._started = time.monotonic()
+        self._limit_at: float | None = None
+        self._kill_at: float | None = None
+
+    def run(self) -> None:
+        """The whole of the attempt. Raises NotOursError, or OSError, only before the claim and where the disk fails."""
+        group = self._launch["cgroup"]
+        self._hold.take(_own_group() if group == "own" else group)
+        self._log = Log(self._hold.folder, self._launch["log_limit_bytes"], self._launch["log_rate_bytes"])
+        left_behind = 0
+        try:
+            self._make_group()
+            pump = self._start()
+            self._watch(pump)
+            left_behind = self._tree.end(self._signals)
+            pump.drain()
+        except job.Failure as failure:
+            self._fail(failure)
+        except Exception as error:  # claimed: however it ends, the ending must be written
+            self._reason = self._reason or f"its shim failed: {error}"
+            left_behind = self._tree.end(self._signals)
+        self._log.close()
+        self._hold.write_exit(self._ending(left_behind))
+        self._tell("ended")
+        if self._hold.group:
+            cgroup.end(self._hold.group, within_seconds=1.0)
+        self._hold.close()
+
+    # --- the beginning -------------------------------------------------------------------------------------------
+
+    def _make_group(self) -> None:
+        if self._hold.group:
+            try:
+                cgroup.create(self._hold.group, self._launch["ram_bytes"], self._launch["pids_max"])
+                self._tree.group = self._hold.group
+            except OSError as error:
+                self._log.write(b"[p104d: no cgroup for this job: %s]\n" % str(error).encode())
+                self._hold.group = None
+
+    def _start(self) -> Pump:
+        """Fork the job, make the claim durable while the child gets ready, then let it exec."""
+        run = job.Job(self._launch)
+        reading, writing = os.pipe()
+        self._report, report = os.pipe()
+        go, let_go = os.pipe()
+        shim = os.getpid()
+        try:
+            with run.posture(writing):
+                self._main, joined = native.fork_into(self._tree.group)
+                if self._main == 0:
+                    os.close(let_go)
+                    run.become(shim=shim, report=report, go=go, group=None if joined else self._tree.group)
+        except BaseException:
+            for descriptor in (reading, writing, self._report, report, go, let_go):
+                os.close(descriptor)
+            raise
+        for descriptor in (writing, report, go):
+            os.close(descriptor)
+        point("forked")
+        self._hold.make_durable()
+        with contextlib.suppress(BrokenPipeError):
+            os.write(let_go, b"g")
+        os.close(let_go)
+        return Pump(reading, self._log)
+
+    # --- while it runs -------------------------------------------------------------------------------------------
+
+    def _watch(self, pump: Pump) -> None:
+        """Serve commands, signals, output and deadlines until the main process has ended."""
+        poll = select.poll()
+        for descriptor in (self._signals, self._report, pump.pipe):
+            poll.register(descriptor, select.POLLIN)
+        link = self._line.link.fileno() if self._line.link else -1
+        if link >= 0:
+            poll.register(link, select.POLLIN)
+        while self._status is None or self._report >= 0:
+            for descriptor, _ in poll.poll(self._patience()):
+                if descriptor == self._signals:
+                    self._on_signals(native.read_signals(descriptor))
+                elif descriptor == self._report:
+                    poll.unregister(descriptor)
+                    self._on_report(os.read(descriptor, 2048))
+                elif descriptor == link:
+                    if not self._on_command(self._line.receive()):
+                        poll.unregister(descriptor)
+                elif not pump.step():
+                    poll.unregister(descriptor)
+            self._on_time()
+
+    def _patience(self) -> float | None:
+        """Milliseconds until the next deadline; None where there is none."""
+        now = time.monotonic()
+        waits = [at - now for at in (self._limit_at, self._kill_at) if at is not None]
+        if self._line.unsent is not None:
+            waits.append(_RESEND_SECONDS)
+        return max(0.0, min(waits)) * 1000 + 1 if waits else None
+
+    def _on_signals(self, arrived: set[int]) -> None:
+        if signal.SIGCHLD in arrived:
+            self._status = self._tree.reap()[0].get(self._main, self._status)
+        if signal.SIGUSR1 in arrived:
+            self._kill()
+        elif signal.SIGTERM in arrived:
+            self._stop("stopped")
+
+    def _on_command(self, command: bytes) -> bool:
+        if command == b"stop":
+            self._stop("stopped")
+        elif command == b"kill":
+            self._kill()
+        return bool(command)
+
+    def _stop(self, reason: str) -> None:
+        # A job that ended by itself has nothing left to stop, and its record must say so.
+        if self._reason is None and self._status is None:
+            self._reason = reason
+            self._limit_at = None
+            self._kill_at = time.monotonic() + self._launch["grace_seconds"]
+            self._tree.terminate()
+
+    def _kill(self) -> None:
+        if self._status is None:
+            self._reason = self._reason or "stopped"
+            self._limit_at, self._kill_at = None, time.monotonic()
+
+    def _on_report(self, data: bytes) -> None:
+        """The child's pipe closed: by its exec, or after it said why there is none."""
+        os.close(self._report)
+        self._report = -1
+        if data:
+            self._fail(job.decode_failure(data))
+            return
+        self._started_at, self._started = time.time(), time.monotonic()
+        limit = self._launch["time_limit_seconds"]
+        if limit is not None and self._reason is None:
+            self._limit_at = self._started + limit
+        self._hold.note(f"job {self._main} {self._started_at}")
+        point("running")
+        self._tell("running")
+
+    def _fail(self, failure: job.Failure) -> None:
+        self._failure = failure
+        self._log.write(f"p104d: {failure.reason}\n".encode("utf-8", "replace"))
+
+    def _on_time(self) -> None:
+        self._line.resend()
+        now = time.monotonic()
+        if self._limit_at is not None and now >= self._limit_at:
+            self._stop("time limit")
+        if self._kill_at is not None and now >= self._kill_at and self._status is None:
+            self._tree.kill()
+            self._kill_at = now + _REKILL_SECONDS
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def _ending(self, left_behind: int) -> record.ExitDict:
+        status = self._status
+        code = None if status is None or not os.WIFEXITED(status) else os.WEXITSTATUS(status)
+        by_signal = None if status is None or not os.WIFSIGNALED(status) else os.WTERMSIG(status)
+        if self._failure is not None:
+            code, by_signal = self._failure.code, None
+        return {
+            "version": record.VERSION,
+            "exit_code": code,
+            "signal": by_signal,
+            "reason": self._failure.reason if self._failure is not None else self._reason,
+            "started_at": self._started_at,
+            "ended_at": time.time(),
+            "wall_seconds": time.monotonic() - self._started if self._started_at is not None else 0.0,
+            "user_seconds": self._tree.user_seconds,
+            "system_seconds": self._tree.system_seconds,
+            "max_rss_bytes": self._tree.max_rss_bytes,
+            "log_bytes": self._log.written,
+            "dropped_bytes": self._log.dropped,
+            "left_behind": left_behind,
+        }
+
+    def _tell(self, event: str) -> None:
+        key = [self._launch["kind"], self._launch["id"], self._launch["number"]]
+        message = {"event": event, "key": key, "pid": self._main, "at": self._started_at}
+        self._line.tell(message, self._launch["events"])
+
+
+def _own_group() -> str | None:
+    """In a unit of its own: the shim moves into a leaf, and hands the unit's controllers down to the job's group."""
+    own = cgroup.own_folder()
+    if own is None:
+        return None
+    try:
+        cgroup.vacate(own, "shim")
+    except OSError:
+        return None
+    cgroup.enable(own)
+    return os.path.join(own, "job")
+
+
+def serve(link: socket.socket, protected: bool) -> None:
+    """Run the attempts that the daemon names, until it is gone; then end this process. Signals are blocked already."""
+    try:
+        os.setsid()
+        native.become_subreaper()
+        line, signals = Line(link), native.signal_descriptor(SIGNALS)
+        while command := line.receive():
+            if command.startswith(b"run "):
+                native.read_signals(signals)  # meant for an attempt before: this one's commands come through the line
+                Shim(os.fsdecode(command[4:]), line, signals, protected).run()
+        _last_words(line)
+    except NotOursError:
+        pass  # whoever watches this process finds the other one's claim
+    finally:
+        os._exit(0)  # whatever happened: unclaimed, and whoever finds that revokes the attempt; or claimed, and lost
+
+
+def _last_words(line: Line) -> None:
+    for _ in range(_LAST_RESENDS):
+        if line.unsent is None:
+            return
+        time.sleep(_RESEND_SECONDS)
+        line.resend()
+
+
+def take_signals() -> None:
+    """Once for the process, and for all it forks: :data:`SIGNALS` blocked, and Python's own habits undone."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, *_UNPYTHON))
+    for number in _UNPYTHON:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def main(folder: str) -> None:
+    """The shim of one attempt as a process of its own, as a systemd unit starts it."""
+    take_signals()
+    with contextlib.suppress(OSError):  # systemd made this process a session's leader already
+        os.setsid()
+    native.become_subreaper()
+    line = Line(None)
+    with contextlib.suppress(NotOursError):
+        Shim(folder, line, native.signal_descriptor(SIGNALS), is_protected()).run()
+        _last_words(line)
+
+
+def is_protected() -> bool:
+    """Whether the OOM killer was told to spare this process, which its jobs must not inherit."""
+    with open("/proc/self/oom_score_adj") as file:
+        return int(file.read()) < 0
