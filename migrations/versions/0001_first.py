@@ -30,13 +30,12 @@ STATEMENTS = (
     """,
     """
     CREATE TABLE documents (
-        id INTEGER NOT NULL,
+        id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
         name TEXT NOT NULL,
         spec TEXT NOT NULL,
         env TEXT NOT NULL,
         umask INTEGER NOT NULL,
-        time_limit_seconds REAL,
-        PRIMARY KEY (id)
+        time_limit_seconds REAL
     )
      STRICT
     """,

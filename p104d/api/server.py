@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 33 * 2**20
 MAX_IDS = 100_000
 MAX_LISTED = 100_000
+#: The largest number that every JSON reader keeps exact, and well within what SQLite takes.
+_LARGEST_ID = 2**53
 _STATE_NAMES = frozenset(state.value for state in JobState)
 _WIRE = {"P104-Wire": str(m.WIRE_VERSION)}
 _encode = msgspec.json.Encoder().encode
@@ -59,6 +61,9 @@ async def _ids(request: web.Request) -> m.IdsRequest:
         raise UsageError("no job named", mend="name jobs by their ids")
     if len(body.ids) > MAX_IDS:
         raise RefusedError(f"{len(body.ids)} ids in one request", mend=f"name at most {MAX_IDS}")
+    strange = next((each for each in body.ids if not 0 < each <= _LARGEST_ID), None)
+    if strange is not None:
+        raise NotFoundError(f"no such id: {str(strange)[:40]}", mend="p104ctl list --state all shows the ids")
     return body
 
 
@@ -237,7 +242,7 @@ def _number(name: str, text: str, least: int, most: int) -> int:
 def parse_log_query(job: str, query: dict[str, str]) -> LogQuery:
     """The numbers in a log request. Raises UsageError."""
     return LogQuery(
-        job_id=_number("job", job, 1, 2**53),
+        job_id=_number("job", job, 1, _LARGEST_ID),
         follow=query.get("follow", "0") == "1",
         tail=_number("tail", query["tail"], 0, 10**9) if query.get("tail") else None,
         attempt=_number("attempt", query["attempt"], 1, 2**31) if query.get("attempt") else None,
@@ -260,7 +265,7 @@ def parse_list_query(query: dict[str, str]) -> ListQuery:
         label=(key, value) if label is not None else None,
         card=query.get("card"),
         since=_time(query["since"]) if query.get("since") else None,
-        before=_number("before", query["before"], 0, 2**53) if query.get("before") else None,
+        before=_number("before", query["before"], 0, _LARGEST_ID) if query.get("before") else None,
         limit=_number("limit", query["limit"], 1, MAX_LISTED) if query.get("limit") else 50,
     )
 

@@ -153,7 +153,7 @@ class Daemon:
             records,
             missing_after=settings.missing_after_seconds,
             owner_of=self._owner_of,
-            is_alive=lambda pid: identity.start_time(pid) is not None,
+            is_alive=self._is_alive,
             take_lock=self._take_lock,
         )
         self._loop = Loop(
@@ -265,6 +265,11 @@ class Daemon:
     def _owner_of(self, pid: int) -> int | None:
         key = self._supervisor.owner_of(pid)
         return key.id if key is not None and key.kind == "job" else None
+
+    def _is_alive(self, pid: int) -> bool:
+        """A process of somebody else's that the driver names; a simulated rig's exist in its file alone."""
+        simulated = self._options.simulate.processes if self._options.simulate is not None else ()
+        return any(process.pid == pid for process in simulated) or identity.start_time(pid) is not None
 
     def _take_lock(self, uuid: str) -> str | None:
         """None where the card is ours; else who has it, as people are told."""

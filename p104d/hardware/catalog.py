@@ -7,6 +7,8 @@ published specifications, not measured by us. Only vendor 10de is meant: 1bc7, f
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from p104d.core.card import Verdict
@@ -159,6 +161,7 @@ def _plain(name: str) -> str:
 _BY_NAME = {_plain(entry.name): entry for entry in ENTRIES}
 
 
+@lru_cache(maxsize=256)  # asked for every card in every step of the scheduler
 def lookup(device_id: str | None, name: str | None) -> CatalogEntry | None:
     """The entry of a card, by its PCI id (``10de:1b87``) or, where that was not readable, by its name.
 
@@ -181,6 +184,7 @@ def first_verdict(entry: CatalogEntry | None, reported_bytes: int | None) -> Ver
     return Verdict.UNVERIFIED
 
 
+@lru_cache(maxsize=256)
 def promised_bytes(entry: CatalogEntry | None, reported_bytes: int | None) -> int:
     """What a job that names no ``vram`` may count on, in bytes; 0 where nothing is known of the card.
 

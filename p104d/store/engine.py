@@ -7,6 +7,7 @@ differ and an upgrade to a write fails at once with BUSY. Here the driver's own 
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,13 +52,29 @@ class Database:
 
     ``write()`` and ``read()`` give a connection inside a transaction. When ``write()`` raises
     UnavailableError nothing of the transaction is to be relied on: the disk was full (rolled back) or the commit's
-    fate is unknown (an I/O error); either way the connection has been reopened, and the caller reads afresh.
+    fate is unknown (an I/O error); either way the file was closed and the next use opens it again, so that the caller
+    reads afresh. Where it cannot be opened (the disk still full) each use raises UnavailableError until it can.
     """
 
     def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
         self.path = path
         self._synchronous = synchronous
-        self._open()
+        self._is_open = False
+        self._ready()
+
+    def _ready(self) -> None:
+        if self._is_open:
+            return
+        try:
+            self._open()
+        except sa.exc.OperationalError as error:
+            raise self._unavailable("opened", error) from error
+        self._is_open = True
+
+    def _unavailable(self, done: str, error: sa.exc.OperationalError | sqlite3.OperationalError) -> UnavailableError:
+        why = error.orig if isinstance(error, sa.exc.OperationalError) else error
+        mend = f"free space on or check the disk of {self.path}"
+        return UnavailableError(f"the queue cannot be {done}: {why}", mend=mend)
 
     def _open(self) -> None:
         url = sa.URL.create("sqlite", database=str(self.path))
@@ -65,35 +82,39 @@ class Database:
         _prepare(self._writer, synchronous=self._synchronous, begin="BEGIN IMMEDIATE")
         self._reader = sa.create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
         _prepare(self._reader, synchronous=self._synchronous, begin="BEGIN")
-        self._write_connection = self._writer.connect()
-        self._read_connection = self._reader.connect()
+        with contextlib.ExitStack() as undo:
+            self._write_connection = undo.enter_context(self._writer.connect())
+            self._read_connection = self._reader.connect()
+            undo.pop_all()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A writing transaction; commits at the end, rolls back when the block raises."""
+        self._ready()
         try:
             with self._write_connection.begin():
                 yield self._write_connection
         except (sa.exc.OperationalError, sqlite3.OperationalError) as error:
-            self.reopen()
-            why = error.orig if isinstance(error, sa.exc.OperationalError) else error
-            raise UnavailableError(
-                f"the queue cannot be written: {why}", mend=f"free space on or check the disk of {self.path}"
-            ) from error
+            self.close()
+            raise self._unavailable("written", error) from error
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A reading transaction: everything in it sees one state of the database."""
+        self._ready()
         with self._read_connection.begin():
             yield self._read_connection
 
     def reopen(self) -> None:
         """Drop every connection and open the file again."""
         self.close()
-        self._open()
+        self._ready()
 
     def close(self) -> None:
         """Close all connections; the last one checkpoints the WAL."""
+        if not self._is_open:
+            return
+        self._is_open = False
         self._read_connection.close()
         self._reader.dispose()
         self._write_connection.close()

@@ -28,7 +28,9 @@ def _guarded(move: Move, sets: str = "", where: str = "id = :id") -> str:
 
 _HOLD = _guarded(Move.HOLD, "reason = NULL")
 _RELEASE = _guarded(Move.RELEASE)
-_PLACE = _guarded(Move.PLACE, "attempts = attempts + 1, reason = NULL, exit_code = NULL, ended_at = NULL")
+_PLACE = _guarded(
+    Move.PLACE, "attempts = attempts + 1, reason = NULL, exit_code = NULL, started_at = NULL, ended_at = NULL"
+)
 _REVOKE = _guarded(Move.REVOKE)
 _RUN = _guarded(Move.RUN, "started_at = :at")
 _STOP = _guarded(Move.STOP, "reason = :reason")
@@ -43,8 +45,19 @@ _ENDS = {
 _REQUEUE = _guarded(Move.REQUEUE, "reason = :reason, eligible_at = :eligible_at, failures = failures + :failed")
 _RETRY = _guarded(
     Move.RETRY,
-    "reason = NULL, exit_code = NULL, ended_at = NULL, eligible_at = NULL, failures = 0, blocked = :blocked",
+    "reason = NULL, exit_code = NULL, started_at = NULL, ended_at = NULL, eligible_at = NULL, failures = 0, "
+    "blocked = :blocked",
 )
+#: An attempt is closed only together with its job's move, so its guard is the move's too.
+_CLOSE = {
+    move: (
+        "UPDATE attempts SET outcome = ?, exit_code = ?, signal = ?, reason = ?, ended_at = ?, cpu_seconds = ?, "  # noqa: S608
+        "max_rss_bytes = ?, log_bytes = ?, started_at = COALESCE(started_at, ?) "
+        "WHERE job_id = ? AND number = ? AND outcome IS NULL "
+        f"AND EXISTS (SELECT 1 FROM jobs j WHERE j.id = job_id AND j.state IN ({_states(move)})) RETURNING job_id"
+    )
+    for move in (Move.SUCCEED, Move.FAIL, Move.CANCEL, Move.LOSE, Move.REQUEUE, Move.REVOKE)
+}
 _CANCEL_WAITING = _guarded(Move.CANCEL, "reason = :reason, ended_at = :at", "id = :id AND state IN ('held', 'queued')")
 _CANCEL_DOCUMENT = _guarded(
     Move.CANCEL, "reason = :reason, ended_at = :at", "document_id = :id AND state IN ('held', 'queued')"
@@ -105,8 +118,11 @@ def run(conn: Connection, job_id: int, number: int, *, pid: int | None, at: floa
         "RETURNING cards",
         (pid, at, job_id, number),
     )
+    if cards is None:
+        # A late word about an attempt that is over; the job may be in its next one.
+        return 0
     sql.row(conn, _RUN, {"id": job_id, "at": at})
-    return int(cards or 0)
+    return int(cards)
 
 
 def stop(conn: Connection, job_id: int, reason: str) -> int | None:
@@ -123,12 +139,11 @@ def stop(conn: Connection, job_id: int, reason: str) -> int | None:
 
 
 def end(conn: Connection, ended: Ended) -> bool:
-    """Close an attempt and move its job, with its measurements. False where it was closed before: nothing changed."""
+    """Close an attempt and move its job, with its measurements. False, and nothing changed, where it was closed
+    before or the job is in no state for this move."""
     closed = sql.row(
         conn,
-        "UPDATE attempts SET outcome = ?, exit_code = ?, signal = ?, reason = ?, ended_at = ?, cpu_seconds = ?, "
-        "max_rss_bytes = ?, log_bytes = ?, started_at = COALESCE(started_at, ?) "
-        "WHERE job_id = ? AND number = ? AND outcome IS NULL RETURNING job_id",
+        _CLOSE[ended.move],
         (
             ended.outcome.value,
             ended.exit_code,
@@ -196,7 +211,8 @@ def make_due(conn: Connection, now: float) -> int:
     """Jobs whose time to wait is over become ready; how many."""
     return sql.run(
         conn,
-        "UPDATE jobs SET eligible_at = NULL WHERE state = 'queued' AND eligible_at IS NOT NULL AND eligible_at <= ?",
+        "UPDATE jobs INDEXED BY jobs_timer SET eligible_at = NULL "
+        "WHERE state = 'queued' AND eligible_at IS NOT NULL AND eligible_at <= ?",
         (now,),
     )
 

@@ -91,7 +91,7 @@ def insert_jobs(
         "user": who.user,
         "priority": spec.priority,
         "requirement_id": requirement_id(conn, spec.requirement()),
-        "blocked": int(is_blocked(conn, document_id)) if spec.after else 0,
+        "blocked": int(_blocked_at_first(conn, document_id, spec)),
         "eligible_at": spec.not_before if spec.not_before is not None and spec.not_before > now else None,
         "now": now,
         "combinations": msgspec.json.encode(new.combinations).decode(),
@@ -108,6 +108,11 @@ _INSERT_JOBS = """
            :requirement_id, :blocked, :eligible_at, 0, 0, :now
     FROM json_each(:combinations) c ORDER BY c.key
 """
+
+
+def _blocked_at_first(conn: Connection, document_id: int, spec: JobSpec) -> bool:
+    # A name means a document of this same submission, whose jobs may not even be stored yet.
+    return any(isinstance(need, str) for need in spec.after) or (bool(spec.after) and is_blocked(conn, document_id))
 
 
 def next_job_id(conn: Connection) -> int:
@@ -148,17 +153,16 @@ def _check_waitable(conn: Connection, job_id: int, where: str) -> None:
         )
 
 
-#: Is any need of a document not (yet) met? A need for a document is met when all of its jobs succeeded.
+#: Is any need of a document not (yet) met? A need for a document is met when all of its jobs succeeded. A needed job
+#: that is not there any more was forgotten long after it ended; a retry does not wait for it.
 _BLOCKED = """
     SELECT EXISTS (
-        SELECT 1 FROM needs n WHERE n.document_id = :document_id AND (
-            (n.needs_job_id IS NOT NULL
-                AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = n.needs_job_id AND j.state = 'succeeded'))
-            OR (n.needs_document_id IS NOT NULL AND (
-                EXISTS (SELECT 1 FROM jobs j WHERE j.document_id = n.needs_document_id AND j.state IN
-                    ('held', 'queued', 'starting', 'running', 'stopping', 'failed', 'cancelled', 'lost'))
-                OR NOT EXISTS (SELECT 1 FROM jobs j WHERE j.document_id = n.needs_document_id)))
-        )
+        SELECT 1 FROM needs n JOIN jobs j ON j.id = n.needs_job_id
+        WHERE n.document_id = :document_id AND j.state <> 'succeeded'
+    ) OR EXISTS (
+        SELECT 1 FROM needs n JOIN jobs j ON j.document_id = n.needs_document_id
+        WHERE n.document_id = :document_id
+            AND j.state IN ('held', 'queued', 'starting', 'running', 'stopping', 'failed', 'cancelled', 'lost')
     )
 """
 

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 metadata = sa.MetaData()
 
 
-def _table(name: str, *items: sa.schema.SchemaItem) -> sa.Table:
-    return sa.Table(name, metadata, *items, sqlite_strict=True)
+def _table(name: str, *items: sa.schema.SchemaItem, autoincrement: bool = False) -> sa.Table:
+    return sa.Table(name, metadata, *items, sqlite_strict=True, sqlite_autoincrement=autoincrement)
 
 
 def _column(
@@ -30,7 +30,8 @@ requirements = _table(
     sa.Column("requirement", sa.TEXT, nullable=False, unique=True),
 )
 
-#: One row a document of a submission; all jobs of its matrix share it.
+#: One row a document of a submission; all jobs of its matrix share it. An id is never given again: ``needs`` of jobs
+#: that are kept may still name a document that was forgotten.
 documents = _table(
     "documents",
     sa.Column("id", sa.INTEGER, primary_key=True),
@@ -39,6 +40,7 @@ documents = _table(
     _column("env", sa.TEXT),
     _column("umask", sa.INTEGER),
     _column("time_limit_seconds", sa.REAL, null=True),
+    autoincrement=True,
 )
 
 #: A document's jobs start only when these succeeded: one job, or all jobs of a document.
