@@ -171,7 +171,7 @@ def explain_page(job: dict[str, Any], cards: Sequence[dict[str, Any]]) -> list[s
     """Why a job waits: the sentence, then each card's own answer."""
     known = {card["uuid"]: card for card in cards}
     because = job.get("waiting_because")
-    head = f"job {job['id']} waits: {clean(because)}" if because else f"job {job['id']} does not wait"
+    head = f"job {job['id']}: {clean(because)}" if because else f"job {job['id']} does not wait"
     if not job.get("cards"):
         return [head]
     columns = [Column("#", right=True), Column("NAME"), Column("ANSWER", give=True)]

@@ -193,7 +193,7 @@ def test_explain(daemon, ctl):
     daemon.answers["POST", "/v1/jobs/explain"] = answer
     daemon.answers["GET", "/v1/cards"] = {"cards": rig()}
     page = ctl("explain", "15").out
-    assert page.startswith("job 15 waits: no card has room\n") and "holds job 12 alone" in page
+    assert page.startswith("job 15: no card has room\n") and "holds job 12 alone" in page
     assert "would take it" in page
     assert json.loads(ctl("explain", "15", "--json").out) == answer["jobs"][0]
 

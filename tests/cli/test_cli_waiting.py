@@ -302,6 +302,6 @@ def test_a_person_is_told_why_a_silent_job_waits(daemon, spawn):
         process = spawn("run", "true", stderr=follower)
         os.close(follower)
         out, _ = process.communicate(timeout=BOUND)
-        assert os.read(leader, 1000) == b"p104ctl: job 7 waits: no card has room\r\n" and out == b"hello\n"
+        assert os.read(leader, 1000) == b"p104ctl: job 7: no card has room\r\n" and out == b"hello\n"
     finally:
         os.close(leader)

@@ -131,4 +131,4 @@ def _say_why(asked: Client, job: int) -> None:
     except P104Error:
         return
     if shown.get("waiting_because"):
-        note(f"job {job} waits: {shown['waiting_because']}")
+        note(f"job {job}: {shown['waiting_because']}")

@@ -1,0 +1,1 @@
+"""The budgets, measured: p104d beside its peers, in one run, as ratios. ``python -m bench --help``."""

@@ -1,0 +1,215 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+from packaging_support import ROOT, code, document, fenced, table_rows
+
+from p104d.api import spec_fields
+from p104d.api.spec import Context, Document, parse_submission
+from p104d.cli.describe import VerbText, describe_verbs
+from p104d.cli.verbs import VERBS
+from p104d.core.errors import BY_EXIT_CODE
+from p104d.core.job import ENDED
+from p104d.core.lifecycle import diagram
+from p104d.core.units import format_size
+from p104d.daemon.config import Config, NotifyConfig, load_config, settle
+from p104d.engines.measure import PARSERS, RESERVED_NAMES
+from p104d.hardware import rigfile
+from p104d.hardware.rig import FAULT_KINDS
+from p104d.store.tables import metadata
+
+DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+def section(text: str, heading: str) -> str:
+    """The part of ``text`` below ``heading``."""
+    return re.split(r"^## ", text.split(f"\n## {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_architecture_shows_the_transition_table() -> None:
+    assert diagram() in [block.strip() for block in fenced(document("docs/architecture.md"), "mermaid")]
+
+
+def test_architecture_lists_the_rooms_in_the_order_of_the_contract() -> None:
+    contracts = tomllib.loads(document("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    layers = [layer.removeprefix("p104d.") for layer in contracts[0]["layers"]]
+    rooms = [code(row[0])[0] for row in table_rows(section(document("docs/architecture.md"), "The house"))]
+    assert rooms == layers
+
+
+def test_every_key_of_a_job_is_documented() -> None:
+    rows = table_rows(section(document("docs/job-yaml.md"), "Keys"))
+    assert {code(row[0])[0] for row in rows} == set(spec_fields.READERS)
+
+
+def test_ends_and_measurements_are_documented() -> None:
+    text = document("docs/job-yaml.md")
+    assert {code(row[0])[0] for row in table_rows(section(text, "How a job ends"))} == set(ENDED)
+    measures = {code(row[0])[0]: set(code(row[1])) for row in table_rows(section(text, "Measurements"))}
+    assert set(PARSERS) < set(measures)
+    assert set().union(*(measures[name] for name in PARSERS)) == RESERVED_NAMES
+
+
+def job_examples() -> list[tuple[str, str]]:
+    """Every YAML block of the documents that is a job."""
+    blocks = [(name, block) for name in DOCUMENTS for block in fenced(document(name), "yaml")]
+    return [(name, block) for name, block in blocks if "command:" in block.split("notify:")[0]]
+
+
+@pytest.mark.parametrize(("name", "text"), job_examples())
+def test_every_example_of_a_job_is_accepted(name: str, text: str) -> None:
+    parsed = parse_submission([Document(name, text)], Context(cwd="/home/me", now=1.7e9))
+    assert parsed
+
+
+def test_there_are_examples() -> None:
+    assert len(job_examples()) >= 4
+
+
+def test_notify_example_is_accepted() -> None:
+    text = next(block for block in fenced(document("docs/job-yaml.md"), "yaml") if block.startswith("notify:"))
+    assert parse_submission([Document("x", f"command: [x]\n{text}")], Context(cwd="/", now=1.7e9))[0].spec.notify
+
+
+def test_caps_are_as_documented() -> None:
+    from p104d.api.spec_matrix import MAX_JOBS
+    from p104d.api.yaml_nodes import MAX_DOCUMENT_BYTES, MAX_SUBMISSION_BYTES
+
+    caps = f"{MAX_DOCUMENT_BYTES // 1024} KiB, a submission {MAX_SUBMISSION_BYTES // 2**20} MiB and {MAX_JOBS:,} jobs"
+    assert caps in document("docs/job-yaml.md")
+
+
+def config_defaults() -> dict[str, object]:
+    """Every key of the configuration with its default, nested ones dotted."""
+    flat: dict[str, object] = {}
+    for key, value in msgspec.structs.asdict(Config()).items():
+        if isinstance(value, NotifyConfig):
+            flat |= {f"{key}.{inner}": default for inner, default in msgspec.structs.asdict(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def test_every_key_of_the_configuration_is_documented_with_its_default() -> None:
+    rows = table_rows(document("docs/configuration.md").split("\n## ")[0])
+    documented = {code(row[0])[0]: json.loads(code(row[1])[0]) for row in rows}
+    assert documented == config_defaults()
+
+
+def test_example_configuration_lists_every_default() -> None:
+    lines = document("systemd/config.toml").splitlines()
+    uncommented = "\n".join(line.removeprefix("# ") for line in lines if re.match(r"# (\w+ = |\[)", line))
+    assert msgspec.convert(tomllib.loads(uncommented), Config) == Config()
+    assert {"notify"} | {key for key in config_defaults() if "." not in key} == set(tomllib.loads(uncommented))
+
+
+def test_example_configuration_is_accepted(tmp_path: Path) -> None:
+    examples = fenced(document("docs/configuration.md"), "toml")
+    for number, text in enumerate([document("systemd/config.toml"), *examples]):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(text)
+        load_config(path)
+
+
+def test_figures_in_prose_are_the_configured_ones() -> None:
+    settings = settle(Config())
+    kept = format_size(settings.log_limit_bytes).replace(".0", "")
+    assert f"the last {kept} are kept (`log_limit`)" in document("docs/job-yaml.md")
+    assert f"SIGTERM, {settings.stop_grace_seconds:.0f} s later SIGKILL" in document("docs/job-yaml.md")
+
+
+def documented_verbs() -> dict[str, str]:
+    """Each verb with its whole row in docs/p104ctl.md."""
+    found: dict[str, str] = {}
+    text = document("docs/p104ctl.md")
+    for heading in ("Jobs", "The rig", "Care"):
+        for row in table_rows(section(text, heading)):
+            for command in code(row[0]):
+                found[command.split()[0]] = " ".join(row)
+    return found
+
+
+def test_every_verb_is_documented_and_no_other() -> None:
+    assert set(documented_verbs()) == set(VERBS)
+
+
+@pytest.mark.parametrize("verb", describe_verbs(), ids=lambda verb: verb.name)
+def test_every_option_of_a_verb_is_documented(verb: VerbText) -> None:
+    row = documented_verbs()[verb.name]
+    # --json and --help are explained once for all.
+    missing = [
+        name
+        for option in verb.options
+        for name in option.names
+        if name not in ("--json", "--help", "-h") and f"`{name}" not in row
+    ]
+    assert not missing, f"docs/p104ctl.md: {verb.name} lacks {missing}"
+
+
+def test_verbs_used_in_documents_exist() -> None:
+    called = r"p104ctl (?:--?\w+ \S+ )?([a-z]+)\b"
+    used = set()
+    for name in DOCUMENTS:
+        text = document(name)
+        spans = [span for span in code(text) if re.match(called, span)]
+        lines = re.findall(rf"^(?:\$ )?{called}", text, re.MULTILINE)
+        used |= {(name, re.match(called, span)[1]) for span in spans} | {(name, verb) for verb in lines}  # type: ignore[index]
+    assert used
+    assert not [(name, verb) for name, verb in used if verb not in VERBS]
+
+
+def test_json_is_where_the_document_says_so() -> None:
+    without = {verb.name for verb in describe_verbs() if not any("--json" in option.names for option in verb.options)}
+    sentence = re.search(r"Every command but (.*) has `--json`", document("docs/p104ctl.md"))
+    assert sentence
+    assert set(code(sentence[1])) == without
+
+
+def test_exit_codes_are_documented() -> None:
+    codes = {int(row[0]) for row in table_rows(section(document("docs/p104ctl.md"), "Exit codes"))}
+    assert codes == {0, *BY_EXIT_CODE, 130, 141}
+
+
+def test_rig_file_keys_are_documented() -> None:
+    text = document("docs/simulated-rig.md")
+    keys = {name for row in table_rows(text) for name in code(row[0])}
+    structs = (rigfile._Card, rigfile._Fault, rigfile._Process)
+    known = {field.encode_name for struct in structs for field in msgspec.structs.fields(struct)}
+    assert keys == known | set(FAULT_KINDS)
+
+
+def test_rig_example_is_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "rig.toml"
+    path.write_text(fenced(document("docs/simulated-rig.md"), "toml")[0])
+    assert len(rigfile.load(str(path)).cards) == 3
+
+
+def test_every_table_and_column_is_documented() -> None:
+    text = document("docs/database.md")
+    documented: dict[str, set[str]] = {}
+    for part in text.split("\n## ")[1:]:
+        title, rows = part.splitlines()[0], table_rows(part)
+        if title.startswith("`"):
+            documented[code(title)[0]] = {name for row in rows for name in code(row[0])}
+        else:
+            documented |= {code(row[0])[0]: set(code(row[1])) for row in rows}
+    assert documented == {table.name: {column.name for column in table.columns} for table in metadata.tables.values()}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document(name)):
+        if not target.startswith("https://"):
+            assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
+
+
+def test_readme_leads_to_every_document() -> None:
+    text = document("README.md")
+    assert [name for name in DOCUMENTS if name.startswith("docs/") and f"({name})" not in text] == []
