@@ -48,6 +48,7 @@ lint: $(VENV)/.stamp-demo $(VENV)/.stamp-test $(VENV)/.stamp-check
 	'$(BIN)/ruff' check .
 	'$(BIN)/ruff' format --check .
 	'$(BIN)/mypy' --strict
+	'$(BIN)/mypy' --strict demo bench
 	'$(BIN)/lint-imports'
 
 check: lint test

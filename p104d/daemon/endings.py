@@ -109,9 +109,11 @@ def _exited(record: ExitRecord, stop: Stop | None) -> Ending:
     note = record.reason
     if note == "time limit":
         stop, note = stop or Stop.TIME_LIMIT, None
+    elif note == "stopped" and stop is None:
+        # Not the daemon asked its shim to stop: the host is going down, or somebody killed the shim politely.
+        return Ending(how=How.SHIM_DIED)
     elif note == "stopped":
-        # Somebody signalled the shim without the daemon's asking: the job was ended on purpose all the same.
-        stop, note = stop or Stop.CANCEL, None
+        note = None
     return Ending(how=How.EXITED, exit_code=record.exit_code, signal=record.signal, stop=stop, note=note)
 
 

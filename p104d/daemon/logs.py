@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from p104d.api.service import Caller, LogQuery
 from p104d.core.errors import NotAllowedError, NotFoundError
@@ -22,7 +22,7 @@ class LogReader:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
 
-    async def read(self, caller: Caller, query: LogQuery) -> AsyncIterator[bytes]:
+    async def read(self, caller: Caller, query: LogQuery) -> AsyncGenerator[bytes, None]:
         """The log as it is kept. Raises NotFoundError for an attempt that never was, NotAllowedError for a stranger.
 
         Following a job goes on over its retries, each attempt's output after the other.

@@ -47,6 +47,8 @@ LoopEvent = Running | LaunchFailed | Finished | CardsGone | CardBad | StopJob
 _LONGEST_SLEEP_SECONDS = 60.0
 #: After a step that could not be committed (a full disk), the next try.
 _RETRY_SECONDS = 1.0
+#: How long the news that a job runs may wait to be written together with others.
+_LINGER_SECONDS = 0.02
 
 
 class Loop:
@@ -72,6 +74,7 @@ class Loop:
         self._events: deque[LoopEvent] = deque()
         self._save: dict[str, CardRecord] = {}
         self._wake = asyncio.Event()
+        self._lingering = False
         self._dirty = True
         self._deadline: float | None = 0.0
         self.waiters = Waiters()
@@ -79,8 +82,20 @@ class Loop:
     # --- being woken -----------------------------------------------------------------------------------------------
 
     def post(self, event: LoopEvent) -> None:
-        """Take in an event at the next step."""
+        """Take in an event at the next step.
+
+        That a job runs is news for people, and waits a moment for company: of a job that is over by then only the end
+        need be written, and many starts are one commit.
+        """
         self._events.append(event)
+        if not isinstance(event, Running):
+            self._wake.set()
+        elif not self._lingering:
+            self._lingering = True
+            asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._wake_lingering)
+
+    def _wake_lingering(self) -> None:
+        self._lingering = False
         self._wake.set()
 
     def touch(self, save: list[CardRecord] | None = None) -> None:

@@ -4,18 +4,23 @@ asked for again."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import glob
 import logging
 import os
 import shutil
 
 from p104d.core.errors import UnavailableError
+from p104d.core.job import ENDED
 from p104d.daemon.loop import Loop
 from p104d.daemon.paths import Places
-from p104d.store import retention
+from p104d.store import reads, retention
 
 log = logging.getLogger(__name__)
 EVERY_SECONDS = 3600.0
 _BATCH = 500
+#: Long enough for a person to look why a notification did not arrive.
+_NOTICES_KEPT_SECONDS = 86400.0
 
 
 class Maintenance:
@@ -52,28 +57,49 @@ class Maintenance:
                 break
             await asyncio.sleep(0)
         await self._bound_logs(settings.keep_logs_bytes)
+        notices = str(self._places.state / "notify")
+        await asyncio.to_thread(_remove_notices, notices, self._loop.clock.now() - _NOTICES_KEPT_SECONDS)
         return forgotten
-
-    def _folder(self, job_id: int) -> str:
-        return f"{self._places.jobs}/{job_id // 1000}/{job_id}"
 
     def _remove(self, ids: list[int]) -> None:
         for job_id in ids:
-            shutil.rmtree(self._folder(job_id), ignore_errors=True)
+            for folder in glob.glob(f"{glob.escape(str(self._places.jobs))}/{job_id // 1000}/{job_id}-*"):
+                shutil.rmtree(folder, ignore_errors=True)
 
     async def _bound_logs(self, most: int) -> None:
         """Remove the oldest ended jobs' folders until all folders together are below ``most`` bytes."""
-        total = await asyncio.to_thread(_size, str(self._places.jobs))
-        if total <= most:
-            return
-        with self._loop.database.read() as conn:
-            oldest = retention.ended_oldest_first(conn)
-        for job_id in oldest:
-            if total <= most:
-                return
-            folder = self._folder(job_id)
-            total -= await asyncio.to_thread(_size, folder)
-            await asyncio.to_thread(shutil.rmtree, folder, True)
+        folders = await asyncio.to_thread(_sizes, str(self._places.jobs))
+        total = sum(size for each in folders.values() for size in each.values())
+        ids = sorted(folders)
+        while ids and total > most:
+            some, ids = ids[:_BATCH], ids[_BATCH:]
+            with self._loop.database.read() as conn:
+                states = reads.states(conn, some)
+            # Only what was there before the states were read: a retry's new folder is not in the list.
+            for job_id in (each for each in some if each in states and states[each][0] in ENDED):
+                for folder, size in folders[job_id].items():
+                    await asyncio.to_thread(shutil.rmtree, folder, True)
+                    total -= size
+                if total <= most:
+                    return
+
+
+def _sizes(jobs: str) -> dict[int, dict[str, int]]:
+    """By job, each of its attempts' folders with the bytes on disk of everything in it."""
+    found: dict[int, dict[str, int]] = {}
+    for folder in glob.iglob(f"{glob.escape(jobs)}/*/*-*"):
+        job_id = os.path.basename(folder).partition("-")[0]
+        if job_id.isdigit():
+            found.setdefault(int(job_id), {})[folder] = _size(folder)
+    return found
+
+
+def _remove_notices(folder: str, before: float) -> None:
+    """What notifications left behind; each is over after a minute or two."""
+    for notice in glob.iglob(f"{glob.escape(folder)}/*/*-*"):
+        with contextlib.suppress(OSError):
+            if os.lstat(notice).st_mtime < before:
+                shutil.rmtree(notice, ignore_errors=True)
 
 
 def _size(folder: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -189,7 +189,7 @@ class DaemonService:
         signal = attempts[-1].signal if attempts else None
         return m.Waited(row.id, row.state, row.exit_code, row.reason, signal)
 
-    def log(self, caller: Caller, query: LogQuery) -> AsyncIterator[bytes]:
+    def log(self, caller: Caller, query: LogQuery) -> AsyncGenerator[bytes, None]:
         """An attempt's output, for its owner and root."""
         return self._logs.read(caller, query)
 

@@ -63,7 +63,7 @@ class LinkedShim:
             self.watcher = None
         if watcher is not None:
             watcher.message(message)
-        if message["event"] == "ended":
+        if message["event"] == "ended" and not message["last"]:
             self._pool.free(self)
 
 
@@ -84,6 +84,7 @@ class ZygoteLauncher:
         self._idle: list[LinkedShim] = []
         self._all: set[LinkedShim] = set()
         self._started_at = 0.0
+        self._launched_at = 0.0
         self._restart: asyncio.TimerHandle | None = None
         self._trim: asyncio.TimerHandle | None = None
 
@@ -110,6 +111,7 @@ class ZygoteLauncher:
 
     def launch(self, key: Key, folder: str, watcher: Watcher) -> None:  # noqa: ARG002 - units need the key
         """Have the attempt in ``folder`` run by the next free shim."""
+        self._launched_at = asyncio.get_running_loop().time()
         self._waiting.append(_Waiting(folder, watcher))
         self._serve()
 
@@ -138,6 +140,11 @@ class ZygoteLauncher:
 
     def _shrink(self) -> None:
         self._trim = None
+        loop = asyncio.get_running_loop()
+        quiet_at = self._launched_at + _QUIET_SECONDS
+        if loop.time() < quiet_at:
+            self._trim = loop.call_at(quiet_at, self._shrink)
+            return
         while len(self._idle) > _KEEP_QUIET:
             self._discard(self._idle.pop(0))
 

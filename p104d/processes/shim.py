@@ -52,8 +52,11 @@ class Shim:
         self._limit_at: float | None = None
         self._kill_at: float | None = None
 
-    def run(self) -> None:
-        """The whole of the attempt. Raises NotOursError, or OSError, only before the claim and where the disk fails."""
+    def run(self) -> bool:
+        """The whole of the attempt; whether this process can run another: not with children that cannot be killed.
+
+        Raises NotOursError, or OSError, only before the claim and where the disk fails.
+        """
         group = self._launch["cgroup"]
         self._hold.take(_own_group() if group == "own" else group)
         self._log = Log(self._hold.folder, self._launch["log_limit_bytes"], self._launch["log_rate_bytes"])
@@ -71,10 +74,11 @@ class Shim:
             left_behind = self._tree.end(self._signals)
         self._log.close()
         self._hold.write_exit(self._ending(left_behind))
-        self._tell("ended")
+        self._tell("ended", last=left_behind > 0)
         if self._hold.group:
             cgroup.end(self._hold.group, within_seconds=1.0)
         self._hold.close()
+        return left_behind == 0
 
     # --- the beginning -------------------------------------------------------------------------------------------
 
@@ -225,9 +229,9 @@ class Shim:
             "left_behind": left_behind,
         }
 
-    def _tell(self, event: str) -> None:
+    def _tell(self, event: str, last: bool = False) -> None:
         key = [self._launch["kind"], self._launch["id"], self._launch["number"]]
-        message = {"event": event, "key": key, "pid": self._main, "at": self._started_at}
+        message = {"event": event, "key": key, "pid": self._main, "at": self._started_at, "last": last}
         self._line.tell(message, self._launch["events"])
 
 
@@ -253,7 +257,8 @@ def serve(link: socket.socket, protected: bool) -> None:
         while command := line.receive():
             if command.startswith(b"run "):
                 native.read_signals(signals)  # meant for an attempt before: this one's commands come through the line
-                Shim(os.fsdecode(command[4:]), line, signals, protected).run()
+                if not Shim(os.fsdecode(command[4:]), line, signals, protected).run():
+                    break
         _last_words(line)
     except NotOursError:
         pass  # whoever watches this process finds the other one's claim

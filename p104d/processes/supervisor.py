@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import secrets
 import shutil
 import signal
-import socket
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -25,12 +23,12 @@ from p104d.processes import attempt, cgroup, identity, record, sweep
 from p104d.processes.attempt import Key, LaunchSpec, Look, LookKind
 from p104d.processes.events import Ended, Event, LaunchFailed, Running
 from p104d.processes.launchers import Launcher, SystemdLauncher, systemd_runs
+from p104d.processes.listener import EventSocket
 from p104d.processes.pool import ZygoteLauncher
 from p104d.processes.watched import Watched
 
 __all__ = ["Ended", "Event", "Key", "LaunchFailed", "LaunchSpec", "Look", "LookKind", "Running", "Supervisor"]
 
-_DATAGRAM_BYTES = 4096
 #: A shim that has not claimed by then is on a disk that hangs, or was never started: the attempt is revoked.
 _CLAIM_SECONDS = 30.0
 #: A unit's shim divides the cgroup it finds itself in.
@@ -72,7 +70,7 @@ class Supervisor:
         self._claim_seconds = claim_seconds
         self._tag = f"p104d-{zlib.crc32(self._roots['job'].encode()):08x}"
         self._base: cgroup.Base | None = None
-        self._socket: socket.socket | None = None
+        self._listener = EventSocket(self._runtime, self._on_hint)
         self._folders: dict[Key, str] = {}
         self._watched: dict[Key, Watched] = {}
 
@@ -86,19 +84,13 @@ class Supervisor:
             self._base = cgroup.find(self._tag)
         if self._base is not None:
             sweep.remove_leftovers(self._base, self.folder)
-        self._socket = self._listen()
-        asyncio.get_running_loop().add_reader(self._socket, self._on_datagrams)
+        self._listener.open()
         await self._launcher.start()
 
     async def close(self) -> None:
         """Stop watching; every shim and its job run on."""
         await self._launcher.close()
-        if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket)
-            self._socket.close()
-            self._socket = None
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(self._runtime, "events"))
+        self._listener.close()
         for watched in list(self._watched.values()):
             self._forget(watched)
         if self._base is not None:
@@ -109,23 +101,6 @@ class Supervisor:
     def cgroup_base(self) -> cgroup.Base | None:
         """Where attempts have their cgroups; None where no cgroup v2 is writable, or each has a unit of its own."""
         return self._base
-
-    def _listen(self) -> socket.socket:
-        """Bound through the folder's descriptor: the path of a Unix socket may have 107 bytes only."""
-        folder = os.open(self._runtime, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink("events", dir_fd=folder)
-            listening.bind(f"/proc/self/fd/{folder}/events")
-            os.chmod(os.path.join(self._runtime, "events"), 0o600)
-            listening.setblocking(False)
-        except BaseException:
-            listening.close()
-            raise
-        finally:
-            os.close(folder)
-        return listening
 
     # --- starting ------------------------------------------------------------------------------------------------
 
@@ -139,6 +114,8 @@ class Supervisor:
         The attempt must be committed before: from here on it may run.
         """
         key = spec.key
+        if key in self._watched:
+            return  # under way already, and its events are on their way
         filled = self._fill(spec)
         if spec.folder:
             self._folders[key] = spec.folder
@@ -160,7 +137,7 @@ class Supervisor:
         return msgspec.structs.replace(
             spec,
             folder=spec.folder or self.folder(spec.key),
-            events=os.path.join(self._runtime, "events"),
+            events=self._listener.path,
             cgroup=group,
             token=token,
             env={**spec.env, record.TOKEN_VARIABLE: token},
@@ -196,6 +173,8 @@ class Supervisor:
 
         Running follows as an event if the job was executed.
         """
+        if key in self._watched and self._watched[key].shim is not None:
+            return True  # its own shim, to which there is a line
         found = self.look(key)
         if found.kind is not LookKind.RUNNING or found.pid is None or found.start is None:
             return False
@@ -248,20 +227,11 @@ class Supervisor:
             watched.said_running = True
             self._on_event(Running(watched.key, pid, at))
 
-    def _on_datagrams(self) -> None:
-        """From shims without a line. A user's own job could forge one: what it says is a hint to look."""
-        while self._socket is not None:
-            try:
-                data = self._socket.recv(_DATAGRAM_BYTES)
-            except BlockingIOError:
-                return
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                message = json.loads(data)
-                watched = self._watched.get(Key(*message["key"]))
-                if watched is not None and watched.shim is None:
-                    self._on_hint(watched, message["event"])
-
-    def _on_hint(self, watched: Watched, event: str) -> None:
+    def _on_hint(self, key: Key, event: str) -> None:
+        """A shim without a line told something: look."""
+        watched = self._watched.get(key)
+        if watched is None or watched.shim is not None:
+            return
         if event == "running" and not watched.said_running:
             self.adopt(watched.key)
         elif event == "ended":

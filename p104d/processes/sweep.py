@@ -65,11 +65,17 @@ async def sweep(key: Key, folder: str, within_seconds: float) -> int:
     while True:
         marked, unsure = _kill_marked(spec)
         left = _kill_group(group) | marked
-        if not left and (group is None or cgroup.remove(group)) and (not unsure or loop.time() - begun > _UNSURE_SECONDS):
+        waited = loop.time() - begun
+        if not left and _is_settled(group, unsure, waited):
             return 0
-        if loop.time() - begun > within_seconds:
+        if waited > within_seconds:
             return len(left)
         await asyncio.sleep(_AGAIN_SECONDS)
+
+
+def _is_settled(group: str | None, unsure: bool, waited_seconds: float) -> bool:
+    """Whether finding nobody means that nobody is there: at once with a cgroup, which knows its members for certain."""
+    return cgroup.remove(group) if group is not None else not unsure or waited_seconds > _UNSURE_SECONDS
 
 
 def _kill_group(group: str | None) -> set[int]:
@@ -81,7 +87,7 @@ def _kill_group(group: str | None) -> set[int]:
 
 
 def _kill_marked(spec: LaunchSpec | None) -> tuple[set[int], bool]:
-    """SIGKILL what carries the attempt's token: (who did, whether somebody was just executing and could not be read)."""
+    """SIGKILL what carries the attempt's token: (who did, whether somebody was just executing and not to be read)."""
     left: set[int] = set()
     unsure = False
     if spec is None or not spec.token:

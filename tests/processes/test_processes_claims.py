@@ -76,6 +76,15 @@ def test_looking_at_an_unclaimed_attempt_leaves_its_lock_alone(folder: str) -> N
         os.close(descriptor)
 
 
+def test_a_late_shim_leaves_the_note_of_the_dead_one(folder: str) -> None:
+    hold = Holding(folder)
+    hold.take("/sys/fs/cgroup/some/job-1-1")
+    hold.close()
+    with pytest.raises(NotOursError):
+        Holding(folder).take(None)
+    assert attempt.look(folder).group == "/sys/fs/cgroup/some/job-1-1"
+
+
 def test_revoked_is_revoked(folder: str) -> None:
     assert attempt.revoke(folder) is True
     assert attempt.revoke(folder) is True

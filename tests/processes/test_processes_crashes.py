@@ -12,7 +12,7 @@ import sys
 import pytest
 from process_rig import Rig, drive, eventually, is_alive
 
-from p104d.processes import cgroup
+from p104d.processes import cgroup, identity
 from p104d.processes.attempt import Key, LookKind
 from p104d.processes.events import Ended, LaunchFailed, Running
 
@@ -73,6 +73,51 @@ def test_a_shim_killed_at_any_step(step: str) -> None:
         assert ended.exit_code == 0
 
     drive(body, zygote_argv=sabotaged(step))
+
+
+#: A zygote whose shims, with the job forked and the claim not yet durable, wait for a file.
+WAITING = """
+import os, sys, time
+sys.path.append({root!r})
+from p104d.processes import shim, zygote
+def point(name):
+    if name == "forked":
+        open("{folder}/forked", "w").close()
+        while os.path.exists("{folder}/forked") and not os.path.exists("{folder}/go"): time.sleep(0.01)
+shim.point = point
+zygote.main(int(sys.argv[1]))
+"""
+
+
+def test_nothing_is_executed_before_the_claim_is_durable() -> None:
+    async def body(rig: Rig) -> None:
+        await rig.supervisor.close()
+        code = WAITING.format(root=ROOT, folder=rig.folder)
+        slow = Rig(rig.folder, token=rig.token, zygote_argv=[sys.executable, "-I", "-S", "-X", "utf8", "-c", code])
+        await slow.supervisor.start()
+        key = slow.sh(f"touch {rig.folder}/proof")
+        await eventually(lambda: os.path.exists(f"{rig.folder}/forked"))
+        shim = slow.supervisor.look(key).pid
+        assert shim is not None
+        child = (await eventually(lambda: identity.children(shim)))[0]
+        # Asleep in its read is as far as it may come.
+        await eventually(lambda: _waits_in(child, "pipe") or os.path.exists(f"{rig.folder}/proof"))
+        assert not os.path.exists(f"{rig.folder}/proof")
+        with open(f"{rig.folder}/go", "w"):
+            pass
+        assert (await slow.ended(key)).exit_code == 0
+        assert os.path.exists(f"{rig.folder}/proof")
+        await slow.supervisor.close()
+
+    drive(body)
+
+
+def _waits_in(pid: int, what: str) -> bool:
+    with open(f"/proc/{pid}/wchan") as file:
+        if what in file.read():
+            return True
+    with open(f"/proc/{pid}/status") as status:  # where the kernel hides wchan
+        return "State:\tS" in status.read()
 
 
 @pytest.mark.parametrize("cgroups", [True, False], ids=["cgroup", "token"])

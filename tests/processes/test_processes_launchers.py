@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import subprocess
@@ -149,13 +150,19 @@ def test_folders_of_any_length_serve() -> None:
     drive(body)
 
 
-def test_idle_shims_are_few() -> None:
+def test_idle_shims_are_kept_while_jobs_come_and_let_go_when_it_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p104d.processes.pool._QUIET_SECONDS", 1.5)
+
     async def body(rig: Rig) -> None:
-        for key in [rig.launch("true") for _ in range(40)]:
+        for key in [rig.launch("true") for _ in range(8)]:
             await rig.ended(key)
-        assert len(rig.shims()) <= 40
-        rig.supervisor._launcher._shrink()  # type: ignore[attr-defined]
-        assert len(rig.supervisor._launcher._idle) == 1  # type: ignore[attr-defined]
+        crowd = len(rig.shims())
+        assert crowd > 1
+        for _ in range(20):  # longer than the quiet time in all, but never quiet
+            await asyncio.sleep(0.1)
+            await rig.run("true")
+        assert len(rig.shims()) == crowd
+        await eventually(lambda: len(rig.shims()) == 1)
 
     drive(body)
 

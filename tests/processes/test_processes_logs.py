@@ -86,6 +86,15 @@ def test_a_job_that_floods_its_log_neither_fills_the_disk_nor_waits() -> None:
     drive(body)
 
 
+def test_what_is_still_in_the_pipe_at_the_end_is_kept() -> None:
+    async def body(rig: Rig) -> None:
+        for _ in range(10):
+            ended, log = await rig.run("head", "-c", "65536", "/dev/zero")
+            assert (ended.exit_code, ended.log_bytes, len(log)) == (0, 65536, 65536)
+
+    drive(body)
+
+
 def _there(folder: str, name: str) -> bool:
     return os.path.exists(f"{folder}/{name}")
 

@@ -10,6 +10,7 @@ import time
 import pytest
 from process_rig import PATH, Rig, drive, eventually, is_alive
 
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BOTH = pytest.mark.parametrize("cgroups", [True, False], ids=["cgroup", "subreaper"])
 
 #: Forks twice and leaves its session, so that no process group, session or parent leads to it.
@@ -177,6 +178,51 @@ def test_a_strangers_hold_on_the_output_does_not_delay_the_end() -> None:
             assert rig.log(key) == f"{pid}\nlast\n"
         finally:
             os.close(held)
+
+    drive(body)
+
+
+#: A zygote whose shims believe, that a process could not be killed.
+STUBBORN = """
+import sys
+sys.path.append({root!r})
+from p104d.processes import shim, tree, zygote
+end = tree.Tree.end
+tree.Tree.end = lambda self, signals: end(self, signals) + 1
+zygote.main(int(sys.argv[1]))
+"""
+
+
+def test_a_shim_with_children_that_cannot_be_killed_runs_nothing_more() -> None:
+    async def body(rig: Rig) -> None:
+        await rig.supervisor.close()
+        code = STUBBORN.format(root=ROOT, folder=rig.folder)
+        stubborn = Rig(rig.folder, token=rig.token, zygote_argv=[sys.executable, "-I", "-S", "-c", code])
+        await stubborn.supervisor.start()
+        key = stubborn.sh("exit 3")
+        shim = (await stubborn.running(key)) and stubborn.shims()
+        ended = await stubborn.ended(key)
+        assert (ended.exit_code, ended.left_behind) == (3, 1)
+        again, _ = await stubborn.run("true")
+        assert again.exit_code == 0
+        await eventually(lambda: not is_alive(shim[0]))
+        await stubborn.supervisor.close()
+
+    drive(body)
+
+
+def test_launching_what_is_under_way_changes_nothing() -> None:
+    async def body(rig: Rig) -> None:
+        spec = rig.spec("/bin/sh", "-c", f"echo ran >> {rig.folder}/proof; sleep 0.2; exit 6")
+        rig.supervisor.launch(spec)
+        rig.supervisor.launch(spec)
+        await rig.running(spec.key)
+        rig.supervisor.launch(spec)
+        assert rig.supervisor.adopt(spec.key)
+        assert (await rig.ended(spec.key)).exit_code == 6
+        assert len(rig.events) == 2
+        with open(f"{rig.folder}/proof") as proof:
+            assert proof.read() == "ran\n"
 
     drive(body)
 
