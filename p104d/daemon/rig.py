@@ -32,6 +32,7 @@ class Sight(msgspec.Struct, kw_only=True):
     at: float
     foreign_bytes: int = 0
     ours: dict[int, int] = {}
+    pids: frozenset[int] = frozenset()
     looked_at: float = 0.0
     good_cycles: int = _TRUST_AFTER_CYCLES
     last_fault: tuple[str, str | None] | None = None
@@ -126,22 +127,24 @@ class Rig:
             sight.good_cycles += 1
         if report.reading.processes is not None:
             sight.looked_at = cycle.at
-            self._share_out(sight, report.reading)
+            self._share_out(sight, report.reading, before.pids if before else frozenset())
         return sight
 
-    def _share_out(self, sight: Sight, reading: CardReading) -> None:
-        """Tell our processes from others. A process that has just gone is nobody's: its memory is being freed."""
+    def _share_out(self, sight: Sight, reading: CardReading, before: frozenset[int]) -> None:
+        """Tell our processes from others. A process that has just gone is nobody's: its memory is being freed. One that
+        the driver still names a look later is only hidden from us."""
         ours, foreign, foreign_unknown = dict[int, int](), 0, False
         for process in reading.processes or ():
             job = self._owner_of(process.pid)
             if job is not None:
                 ours[job] = ours.get(job, 0) + (process.memory_bytes or 0)
-            elif self._is_alive(process.pid):
+            elif process.pid in before or self._is_alive(process.pid):
                 foreign += process.memory_bytes or 0
                 foreign_unknown |= process.memory_bytes is None
         if foreign_unknown and reading.memory_used_bytes is not None:
             foreign = max(foreign, reading.memory_used_bytes - sum(ours.values()))
         sight.foreign_bytes, sight.ours = foreign, ours
+        sight.pids = frozenset(process.pid for process in reading.processes or ())
 
     def _remembered(self, identity: CardIdentity, cycle: Cycle, changes: Changes) -> CardRecord:
         record = self.records.get(identity.uuid)
