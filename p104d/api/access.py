@@ -12,7 +12,8 @@ from p104d.api.service import Caller
 from p104d.core.errors import NotAllowedError
 
 ADMIN_GROUP = "p104-admin"
-_UCRED = struct.Struct("3i")
+#: struct ucred: pid_t is signed, uid_t and gid_t are not.
+_UCRED = struct.Struct("iII")
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:

@@ -6,28 +6,25 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiohttp
 import msgspec
-from aiohttp import web
+from aiohttp import http_exceptions, web
 
 from p104d.api import messages as m
 from p104d.api.access import Gate
-from p104d.api.service import Caller, ListQuery, LogQuery, Service
+from p104d.api.queries import LARGEST_ID, parse_list_query, parse_log_query
+from p104d.api.service import Caller, Service
 from p104d.core.errors import NotFoundError, P104Error, RefusedError, UsageError
-from p104d.core.job import ENDED, JobState
 
 log = logging.getLogger(__name__)
 
 #: A submission's cap is 16 MiB of specs; JSON quoting may double a text, and more than that is no submission.
 MAX_BODY_BYTES = 33 * 2**20
 MAX_IDS = 100_000
-MAX_LISTED = 100_000
-#: The largest number that every JSON reader keeps exact, and well within what SQLite takes.
-_LARGEST_ID = 2**53
-_STATE_NAMES = frozenset(state.value for state in JobState)
 _WIRE = {"P104-Wire": str(m.WIRE_VERSION)}
 _encode = msgspec.json.Encoder().encode
 
@@ -49,8 +46,10 @@ def error_answer(error: P104Error) -> web.Response:
 async def _body(request: web.Request, kind: type[S]) -> S:
     try:
         return msgspec.json.decode(await request.read() or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the request cannot be understood: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"the request cannot be understood: {str(error)[:200]}") from None
+    except (http_exceptions.HttpProcessingError, aiohttp.ClientPayloadError, web.RequestPayloadError) as error:
+        raise UsageError(f"the request's body cannot be read: {str(error)[:200]}") from None
     except web.HTTPRequestEntityTooLarge:
         raise RefusedError("the request is too large", mend="16 MiB a submission is the most") from None
 
@@ -61,9 +60,9 @@ async def _ids(request: web.Request) -> m.IdsRequest:
         raise UsageError("no job named", mend="name jobs by their ids")
     if len(body.ids) > MAX_IDS:
         raise RefusedError(f"{len(body.ids)} ids in one request", mend=f"name at most {MAX_IDS}")
-    strange = next((each for each in body.ids if not 0 < each <= _LARGEST_ID), None)
-    if strange is not None:
-        raise NotFoundError(f"no such id: {str(strange)[:40]}", mend="p104ctl list --state all shows the ids")
+    for each in body.ids:
+        if not 0 < each <= LARGEST_ID:
+            raise NotFoundError(f"there is no {str(each)[:40]}", mend="ids are whole numbers from 1 on")
     return body
 
 
@@ -80,9 +79,17 @@ class Server:
         """Serve on a socket that is bound already."""
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_route("*", "/{path:.*}", self._entry)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=30)
+        # A caller who goes away takes what was done for him alone along: waiting, following a log.
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=30,
+            handler_cancellation=True,
+            shutdown_timeout=0.5,
+        )
         await self._runner.setup()
-        await web.SockSite(self._runner, listening, shutdown_timeout=0.5).start()
+        await web.SockSite(self._runner, listening).start()
 
     async def stop(self) -> None:
         """Close every connection; p104ctl's that wait end with exit code 3."""
@@ -112,7 +119,7 @@ class Server:
         spoken = request.headers.get("P104-Wire", str(m.WIRE_VERSION))
         if spoken != str(m.WIRE_VERSION):
             raise RefusedError(
-                f"this p104d speaks wire version {m.WIRE_VERSION}, the request {spoken}",
+                f"this p104d speaks wire version {m.WIRE_VERSION}, the request {spoken[:40]}",
                 mend="install p104ctl and p104d of the same release",
             )
         caller = self._gate.caller(_socket(request))
@@ -196,17 +203,18 @@ class Server:
 
     async def _log(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         chunks = self._service.log(caller, parse_log_query(request.path.split("/")[3], dict(request.query)))
-        first = await anext(chunks, b"")
-        response = web.StreamResponse(headers=_WIRE | {"Connection": "close"})
-        response.content_type = "application/octet-stream"
-        response.force_close()
-        await response.prepare(request)
-        with contextlib.suppress(ConnectionError):
-            if first:
-                await response.write(first)
-            async for chunk in chunks:
-                await response.write(chunk)
-            await response.write_eof()
+        async with contextlib.aclosing(chunks):
+            first = await anext(chunks, b"")
+            response = web.StreamResponse(headers=_WIRE | {"Connection": "close"})
+            response.content_type = "application/octet-stream"
+            response.force_close()
+            await response.prepare(request)
+            async with _broken_off(request):
+                if first:
+                    await response.write(first)
+                async for chunk in chunks:
+                    await response.write(chunk)
+                await response.write_eof()
         return response
 
     async def _export(self, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -215,14 +223,28 @@ class Server:
             response = web.StreamResponse(headers=_WIRE)
             response.content_type = "application/vnd.sqlite3"
             response.content_length = path.stat().st_size
-            await response.prepare(request)
             with path.open("rb") as file:
-                while chunk := file.read(256 * 1024):
-                    await response.write(chunk)
-            await response.write_eof()
+                await response.prepare(request)
+                async with _broken_off(request):
+                    while chunk := file.read(256 * 1024):
+                        await response.write(chunk)
+                    await response.write_eof()
             return response
         finally:
             path.unlink(missing_ok=True)
+
+
+@contextlib.asynccontextmanager
+async def _broken_off(request: web.Request) -> AsyncIterator[None]:
+    """For what follows an answer's head: an error can only be told by breaking off, for every byte is content."""
+    try:
+        yield
+    except ConnectionError:
+        pass
+    except Exception:
+        log.exception("an answer broke off", extra={"action": "answer_broke_off"})
+        if request.transport is not None:
+            request.transport.abort()
 
 
 def _socket(request: web.Request) -> socket.socket:
@@ -231,71 +253,3 @@ def _socket(request: web.Request) -> socket.socket:
     if found is None:
         raise ConnectionResetError("the caller has gone")
     return found  # type: ignore[no-any-return]
-
-
-def _number(name: str, text: str, least: int, most: int) -> int:
-    if not text.isascii() or not text.isdigit() or not least <= int(text[:12]) <= most:
-        raise UsageError(f"{name}: {text[:40]!r} is not a whole number from {least} to {most}")
-    return int(text)
-
-
-def parse_log_query(job: str, query: dict[str, str]) -> LogQuery:
-    """The numbers in a log request. Raises UsageError."""
-    return LogQuery(
-        job_id=_number("job", job, 1, _LARGEST_ID),
-        follow=query.get("follow", "0") == "1",
-        tail=_number("tail", query["tail"], 0, 10**9) if query.get("tail") else None,
-        attempt=_number("attempt", query["attempt"], 1, 2**31) if query.get("attempt") else None,
-    )
-
-
-def parse_list_query(query: dict[str, str]) -> ListQuery:
-    """The filters of a list request. Raises UsageError, naming the filter."""
-    unknown = set(query) - {"state", "name", "user", "label", "card", "since", "limit", "before"}
-    if unknown:
-        raise UsageError(f"unknown filter {sorted(unknown)[0][:40]!r}")
-    label = query.get("label")
-    if label is not None and "=" not in label:
-        raise UsageError(f"label: {label[:80]!r} is not key=value", mend="write --label project=posters")
-    key, _, value = (label or "").partition("=")
-    return ListQuery(
-        states=_states(query.get("state", "")),
-        name=query.get("name"),
-        user=query.get("user"),
-        label=(key, value) if label is not None else None,
-        card=query.get("card"),
-        since=_time(query["since"]) if query.get("since") else None,
-        before=_number("before", query["before"], 0, _LARGEST_ID) if query.get("before") else None,
-        limit=_number("limit", query["limit"], 1, MAX_LISTED) if query.get("limit") else 50,
-    )
-
-
-def _states(text: str) -> tuple[JobState, ...]:
-    words = [word for word in text.split(",") if word]
-    found: list[JobState] = []
-    for word in words:
-        if word == "all":
-            found += JobState
-        elif word == "active":
-            found += [s for s in JobState if s not in ENDED]
-        elif word == "ended":
-            found += [s for s in JobState if s in ENDED]
-        elif word in _STATE_NAMES:
-            found.append(JobState(word))
-        else:
-            known = ", ".join(state.value for state in JobState)
-            raise UsageError(f"state: {word[:40]!r} is none of {known}", mend="or all, active, ended")
-    return tuple(dict.fromkeys(found))
-
-
-def _time(text: str) -> float:
-    from datetime import datetime
-
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        raise UsageError(f"since: {text[:40]!r} is not a time", mend="write 2026-11-23T12:00:00+01:00") from None

@@ -99,6 +99,7 @@ def read_after(field: Field) -> tuple[int | str, ...]:
 
 
 def read_name(field: Field) -> str:
+    """One printable line without a slash."""
     return line_of(field, "a name", f"write {field.path}: posters", MAX_NAME, "/")
 
 
@@ -119,6 +120,7 @@ def read_not_before(field: Field, context: Context) -> float:
 
 
 def read_cron(field: Field) -> str:
+    """A cron expression that can be read; kept as written."""
     text = text_of(field, "a cron expression", f'write {field.path}: "0 3 * * *"')
     try:
         parse_cron(text)
@@ -129,6 +131,7 @@ def read_cron(field: Field) -> str:
 
 
 def read_timezone(field: Field) -> str:
+    """The name of a zone that this host knows."""
     mend = f"write {field.path}: Europe/Berlin"
     text = text_of(field, "a time zone", mend)
     try:
@@ -139,6 +142,7 @@ def read_timezone(field: Field) -> str:
 
 
 def read_env(field: Field) -> dict[str, str]:
+    """Variables and their values, without those that placement depends on."""
     env: dict[str, str] = {}
     for name, item in field.entries(f'write {field.path}: {{STEPS: "30"}}', MAX_ENV):
         problem = env_name_problem(name)
@@ -179,6 +183,7 @@ def _encodable(text: str) -> bool:
 
 
 def read_cwd(field: Field, context: Context) -> str:
+    """An absolute folder; a relative one starts at the folder p104ctl was called in."""
     mend = f"write {field.path}: /home/me/work, or a path from the folder p104ctl is called in"
     text = text_of(field, "a folder", mend)
     if not text or not text.isprintable():
@@ -193,6 +198,7 @@ def read_cwd(field: Field, context: Context) -> str:
 
 
 def read_labels(field: Field) -> dict[str, str]:
+    """Keys and values of one line each."""
     labels: dict[str, str] = {}
     for key, item in field.entries(f"write {field.path}: {{project: posters}}", MAX_LABELS):
         problem = line_problem(key, MAX_NAME, "=,")

@@ -29,6 +29,7 @@ def read_command(field: Field) -> tuple[str, ...]:
 
 
 def read_measure(field: Field) -> tuple[str | UserPattern, ...]:
+    """Names of parsers that are there, and patterns of the user's; no name twice."""
     found: list[str | UserPattern] = []
     names: set[str] = set()
     for item in field.items(f"write {field.path}: [tqdm]", MAX_MEASURES):
@@ -70,6 +71,7 @@ def _pattern(item: Field) -> UserPattern:
 
 
 def read_notify(field: Field) -> Notify:
+    """Whom to tell of which ends: a command, a webhook, or both."""
     mend = "write notify: {on: [failed], command: [notify-send, p104d]}"
     fields = known_entries(field, ("on", "command", "webhook"), mend)
     if "on" not in fields:

@@ -35,6 +35,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """click's own, but a mistyped verb is answered with the one that was probably meant."""
         verb = args[0]
         if verb not in VERBS and not verb.startswith("-") and not ctx.resilient_parsing:
             raise click.UsageError(f"no such verb: {verb!r}{suggestion(verb)}", ctx)

@@ -77,6 +77,8 @@ def _log_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(f"{stamp}%(levelname)s %(message)s action=%(action)s", defaults=_NO_ACTION))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # It writes a traceback for every request that is not HTTP: anybody on the socket could fill the log.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 #: Lines of libraries carry no action of ours.

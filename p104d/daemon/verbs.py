@@ -90,6 +90,7 @@ class Verbs:
             )
         if not moves.retry(conn, job.id, job.document_id):
             raise RefusedError(f"job {job.id} changed meanwhile", mend="try again")
+        moves.block_dependents(conn, job.id, job.document_id)
 
     def _priority(self, conn: Connection, job: JobFacts, priority: int) -> None:
         if not moves.set_priority(conn, job.id, priority):

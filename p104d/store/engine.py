@@ -44,7 +44,9 @@ def _prepare(engine: Engine, *, synchronous: str, begin: str) -> None:
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        driver.execute(begin)
 
 
 class Database:

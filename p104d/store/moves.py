@@ -268,6 +268,12 @@ def _needing(conn: Connection, document: int) -> list[int]:
     return [int(row[0]) for row in rows]
 
 
+def block_dependents(conn: Connection, job_id: int, document_id: int) -> None:
+    """A job is to run again: those that wait for it and were free to start wait for it once more."""
+    for row in sql.rows(conn, _DEPENDENTS, {"job_id": job_id, "document_id": document_id}):
+        sql.run(conn, "UPDATE jobs SET blocked = 1 WHERE document_id = ? AND state IN ('held', 'queued')", (row[0],))
+
+
 def stop_again(conn: Connection, job_id: int, reason: str) -> bool:
     """A job that is being stopped already gets another reason; False where it had this one."""
     row = sql.row(

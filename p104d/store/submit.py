@@ -63,17 +63,19 @@ def insert_document(conn: Connection, new: NewDocument) -> int:
     spec = new.spec
     # A schedule makes its jobs from here again and again; others have theirs, each with its own combination.
     stored = msgspec.structs.replace(spec, env={}, matrix=spec.matrix if spec.schedule else {})
-    row = conn.execute(
-        t.documents.insert().returning(t.documents.c.id),
-        {
-            "name": spec.name,
-            "spec": msgspec.json.encode(stored).decode(),
-            "env": msgspec.json.encode(StoredEnv(spec.env, new.kept)).decode(),
-            "umask": new.umask,
-            "time_limit_seconds": spec.time_limit_seconds,
-        },
+    return int(
+        sql.value(
+            conn,
+            "INSERT INTO documents (name, spec, env, umask, time_limit_seconds) VALUES (?, ?, ?, ?, ?) RETURNING id",
+            (
+                spec.name,
+                msgspec.json.encode(stored).decode(),
+                msgspec.json.encode(StoredEnv(spec.env, new.kept)).decode(),
+                new.umask,
+                spec.time_limit_seconds,
+            ),
+        )
     )
-    return int(row.scalar_one())
 
 
 def insert_jobs(
