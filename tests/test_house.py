@@ -25,7 +25,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if "_migrations" not in pa
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in FILES]
 MOST_LINES = 320
 #: Lists of one kind of thing, read one at a time; these bounds go down, never up.
-LONGER = {"store/reads.py": 350, "api/messages.py": 330}
+LONGER = {"api/messages.py": 330}
 
 
 def python(code: str) -> str:

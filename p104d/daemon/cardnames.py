@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from p104d.core.card import CardIdentity
 from p104d.core.errors import NotFoundError
-from p104d.daemon.rig import Rig, short_name
-from p104d.hardware.catalog import lookup
+from p104d.daemon.cardfacts import names_of, short_name
+from p104d.daemon.rig import Rig
 
 
 def resolve(rig: Rig, text: str) -> str:
@@ -39,13 +38,6 @@ def find(rig: Rig, text: str) -> list[str]:
             return by_uuid
     by_bus = [u for u in present if (rig.records[u].identity.bus_id or "").casefold().endswith(low) and ":" in low]
     return by_bus or [u for u in present if low and low in names_of(rig.records[u].identity)]
-
-
-def names_of(identity: CardIdentity) -> set[str]:
-    """The names a card answers to, in lower case: the driver's, without its maker, and the catalogue's."""
-    entry = lookup(identity.device_id, identity.name)
-    driver = (identity.name or "").casefold()
-    return {driver, driver.removeprefix("nvidia "), entry.name.casefold() if entry else driver} - {""}
 
 
 class CardNames:

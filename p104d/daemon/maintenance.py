@@ -14,7 +14,7 @@ from p104d.core.errors import UnavailableError
 from p104d.core.job import ENDED
 from p104d.daemon.loop import Loop
 from p104d.daemon.paths import Places
-from p104d.store import reads, retention
+from p104d.store import lists, retention
 
 log = logging.getLogger(__name__)
 EVERY_SECONDS = 3600.0
@@ -74,7 +74,7 @@ class Maintenance:
         while ids and total > most:
             some, ids = ids[:_BATCH], ids[_BATCH:]
             with self._loop.database.read() as conn:
-                states = reads.states(conn, some)
+                states = lists.states(conn, some)
             # Only what was there before the states were read: a retry's new folder is not in the list.
             for job_id in (each for each in some if each in states and states[each][0] in ENDED):
                 for folder, size in folders[job_id].items():

@@ -8,8 +8,9 @@ import msgspec
 
 from p104d.core.card import CardIdentity, CardReading, CardReport, CardState, Verdict
 from p104d.core.snapshot import CardView, Hold
+from p104d.daemon.cardfacts import link_speed, merged_identity, settled_verdict, short_name
 from p104d.daemon.events import CardBad
-from p104d.hardware.catalog import first_verdict, lookup, promised_bytes
+from p104d.hardware.catalog import lookup, promised_bytes
 from p104d.hardware.messages import Cycle, DriverProblem
 from p104d.policy.health import Condition, card_condition, card_warnings, suspicion
 from p104d.store.cards import CardRecord
@@ -152,7 +153,7 @@ class Rig:
             record = CardRecord(
                 identity=identity,
                 driver=cycle.driver_version,
-                verdict=_verdict(identity, Verdict.UNVERIFIED),
+                verdict=settled_verdict(identity, Verdict.UNVERIFIED),
                 proven_bytes=None,
                 drained=False,
                 drained_by=None,
@@ -164,8 +165,8 @@ class Rig:
             changes.save.append(record)
             changes.material = True
         elif (record.identity, record.driver) != (identity, cycle.driver_version):
-            record.identity, record.driver = _merged(record.identity, identity), cycle.driver_version
-            record.verdict = _verdict(record.identity, record.verdict)
+            record.identity, record.driver = merged_identity(record.identity, identity), cycle.driver_version
+            record.verdict = settled_verdict(record.identity, record.verdict)
             changes.save.append(record)
             changes.material = True
         if identity.uuid not in self._taken:
@@ -262,7 +263,7 @@ class Rig:
             closed=condition.closed,
             temporary=condition.temporary,
             holds=tuple(holds),
-            link_bytes_per_second=_link_speed(reading, identity),
+            link_bytes_per_second=link_speed(reading, identity),
         )
 
     def warnings(self) -> list[str]:
@@ -290,32 +291,3 @@ def holds_by_card(attempts: Iterable[OpenAttempt]) -> dict[str, list[Hold]]:
             )
             found.setdefault(uuid, []).append(hold)
     return found
-
-
-def _verdict(identity: CardIdentity, before: Verdict) -> Verdict:
-    """Locked or not follows from what is reported until a memory test has said more."""
-    if before not in (Verdict.UNVERIFIED, Verdict.LOCKED):
-        return before
-    entry = lookup(identity.device_id, identity.name)
-    if identity.memory_total_bytes is None:
-        return before
-    return first_verdict(entry, identity.memory_total_bytes)
-
-
-def _merged(before: CardIdentity, now: CardIdentity) -> CardIdentity:
-    """The newer identity, with what could not be read this time kept from before."""
-    gaps = {field: getattr(before, field) for field in CardIdentity.__struct_fields__ if getattr(now, field) is None}
-    return msgspec.structs.replace(now, **gaps)
-
-
-def _link_speed(reading: CardReading, identity: CardIdentity) -> float:
-    """About what the link carries, bytes a second: 250 MB per lane of generation 1, doubled by each generation."""
-    generation = reading.link_generation or identity.link_generation_max or 1
-    width = reading.link_width or identity.link_width_max or 1
-    return 250e6 * 2.0 ** (generation - 1) * width
-
-
-def short_name(identity: CardIdentity) -> str:
-    """The catalogue's name of a card, else the driver's."""
-    entry = lookup(identity.device_id, identity.name)
-    return entry.name if entry else identity.name or identity.uuid

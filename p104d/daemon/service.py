@@ -29,8 +29,8 @@ from p104d.daemon.verbs import Verbs
 from p104d.daemon.waiting import Explainer
 from p104d.daemon.work import Work
 from p104d.store import cards as card_store
-from p104d.store import reads, schedules
-from p104d.store.reads import JobFilter
+from p104d.store import lists, reads, schedules
+from p104d.store.lists import JobFilter
 
 T = TypeVar("T")
 _SCHEDULE_STATES = {"hold": "held", "release": "active", "cancel": "cancelled"}
@@ -59,7 +59,7 @@ class DaemonService:
         """One screen."""
         with self._loop.database.read() as conn:
             attempts = reads.open_attempts(conn)
-            rows = reads.job_rows(conn, [attempt.job_id for attempt in attempts])
+            rows = lists.job_rows(conn, [attempt.job_id for attempt in attempts])
             return m.Status(
                 daemon=self._daemon(),
                 cards=messages(self._loop.rig, attempts),
@@ -100,12 +100,12 @@ class DaemonService:
             limit=query.limit,
         )
         with self._loop.database.read() as conn:
-            return m.ListedJobs(self._listed(conn, reads.listed(conn, wanted), caller, explain=True))
+            return m.ListedJobs(self._listed(conn, lists.listed(conn, wanted), caller, explain=True))
 
     def _listed(
         self, conn: Connection, rows: Sequence[Row[Any]], caller: Caller, *, explain: bool
     ) -> list[m.ListedJob]:
-        cards = reads.cards_of(conn, [row.id for row in rows if row.attempts])
+        cards = lists.cards_of(conn, [row.id for row in rows if row.attempts])
         waiting = explain and any(row.state in (JobState.QUEUED, JobState.HELD) for row in rows)
         explainer = Explainer(self._loop, conn) if waiting else None
         return [
@@ -116,7 +116,7 @@ class DaemonService:
         ]
 
     def _known(self, conn: Connection, ids: Sequence[int]) -> list[Row[Any]]:
-        rows = reads.job_rows(conn, ids)
+        rows = lists.job_rows(conn, ids)
         if len(rows) != len(ids):
             known = {row.id for row in rows}
             raise no_such_job(next(each for each in ids if each not in known))
@@ -126,7 +126,7 @@ class DaemonService:
         """Jobs with their attempts."""
         with self._loop.database.read() as conn:
             rows = self._known(conn, ids)
-            cards = reads.cards_of(conn, ids)
+            cards = lists.cards_of(conn, ids)
             explainer = Explainer(self._loop, conn)
             return m.Jobs([self._full(conn, row, cards, caller, explainer) for row in rows])
 
@@ -143,9 +143,9 @@ class DaemonService:
             row,
             caller=caller,
             because=explainer.because(row),
-            attempts=reads.attempts_of(conn, row.id),
+            attempts=lists.attempts_of(conn, row.id),
             cards=cards,
-            measurements=reads.measurements_of(conn, row.id, row.attempts),
+            measurements=lists.measurements_of(conn, row.id, row.attempts),
             env=reads.document(conn, row.document_id).env if seen else None,
             after=reads.needed_jobs(conn, row.document_id),
         )
@@ -174,7 +174,7 @@ class DaemonService:
         try:
             with self._loop.database.read() as conn:
                 self._known(conn, unique)
-                states = reads.states(conn, unique)
+                states = lists.states(conn, unique)
             left = [futures[job_id] for job_id in unique if states[job_id][0] not in ENDED]
             if left and (timeout is None or timeout > 0):
                 await asyncio.wait(left, timeout=timeout)
@@ -185,7 +185,7 @@ class DaemonService:
             return m.WaitedJobs([self._waited(conn, row) for row in self._known(conn, ids)])
 
     def _waited(self, conn: Connection, row: Row[Any]) -> m.Waited:
-        attempts = reads.attempts_of(conn, row.id)
+        attempts = lists.attempts_of(conn, row.id)
         signal = attempts[-1].signal if attempts else None
         return m.Waited(row.id, row.state, row.exit_code, row.reason, signal)
 

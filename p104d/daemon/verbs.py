@@ -14,7 +14,7 @@ from p104d.daemon.endings import settle
 from p104d.daemon.loop import Loop
 from p104d.daemon.work import Work
 from p104d.policy.retry import Stop
-from p104d.store import moves, reads
+from p104d.store import lists, moves, reads
 from p104d.store.reads import JobFacts
 
 MOST_PRIORITY = 1000
@@ -53,7 +53,7 @@ class Verbs:
 
         self._loop.step(request)
         with self._loop.database.read() as conn:
-            rows = reads.job_rows(conn, ids)
+            rows = lists.job_rows(conn, ids)
         return m.MovedJobs([m.Moved(row.id, row.state, row.priority) for row in rows])
 
     def _cancel(self, conn: Connection, job: JobFacts, now: float, work: Work) -> None:

@@ -24,7 +24,7 @@ def may_see(caller: Caller, uid: int) -> bool:
 
 
 def listed_job(row: Row[Any], cards: Sequence[str], caller: Caller, because: str | None) -> m.ListedJob:
-    """A row of ``reads.job_rows`` as ``list`` shows it."""
+    """A row of ``lists.job_rows`` as ``list`` shows it."""
     return m.ListedJob(**_common(row, cards, caller, because))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import msgspec
 from sqlalchemy.engine import Connection
@@ -53,19 +51,6 @@ class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
     spec: JobSpec
     env: StoredEnv
     umask: int
-
-
-class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``list`` was asked for; None and () mean any."""
-
-    states: tuple[JobState, ...] = ()
-    name: str | None = None
-    user: str | None = None
-    label: tuple[str, str] | None = None
-    card: str | None = None
-    since: float | None = None
-    before: int | None = None
-    limit: int = 50
 
 
 #: INDEXED BY, because the planner without statistics prefers the index on state, which grows with the queue; and
@@ -195,85 +180,6 @@ def facts(conn: Connection, job_id: int) -> JobFacts | None:
         env=_decode_env(row.env),
         umask=row.umask,
     )
-
-
-_JOB_ROW = """
-    SELECT j.id, j.document_id, j.schedule_id, j.name, j.uid, j.user, j.matrix, j.state, j.reason, j.priority,
-           j.requirement_id, j.blocked, j.eligible_at, j.attempts, j.failures, j.submitted_at, j.started_at,
-           j.ended_at, j.exit_code, d.spec
-    FROM jobs j JOIN documents d ON d.id = j.document_id
-"""
-
-
-def job_rows(conn: Connection, ids: Sequence[int]) -> list[Any]:
-    """The rows of these jobs in the order asked; unknown ids are left out."""
-    found: dict[int, Any] = {}
-    for chunk in (ids[i : i + 500] for i in range(0, len(ids), 500)):
-        marks = ",".join("?" * len(chunk))
-        for row in sql.rows(conn, f"{_JOB_ROW} WHERE j.id IN ({marks})", tuple(chunk)):
-            found[row.id] = row
-    return [found[i] for i in ids if i in found]
-
-
-def states(conn: Connection, ids: Sequence[int]) -> dict[int, tuple[str, int]]:
-    """id -> (state, owner's uid) of these jobs; unknown ids are left out."""
-    found: dict[int, tuple[str, int]] = {}
-    for chunk in (ids[i : i + 500] for i in range(0, len(ids), 500)):
-        marks = ",".join("?" * len(chunk))
-        statement = f"SELECT id, state, uid FROM jobs WHERE id IN ({marks})"  # noqa: S608 - question marks only
-        found.update((row[0], (row[1], row[2])) for row in sql.rows(conn, statement, tuple(chunk)))
-    return found
-
-
-def listed(conn: Connection, wanted: JobFilter) -> list[Any]:
-    """The newest jobs that fit, newest first, at most ``wanted.limit``."""
-    where, values = ["1"], list[object]()
-
-    def need(condition: str, *given: object) -> None:
-        where.append(condition)
-        values.extend(given)
-
-    if wanted.states:
-        need(f"j.state IN ({','.join('?' * len(wanted.states))})", *(s.value for s in wanted.states))
-    if wanted.name is not None:
-        need("j.name = ?", wanted.name)
-    if wanted.user is not None:
-        need("j.user = ?", wanted.user)
-    if wanted.since is not None:
-        need("j.submitted_at >= ?", wanted.since)
-    if wanted.before is not None:
-        need("j.id < ?", wanted.before)
-    if wanted.label is not None:
-        need("EXISTS (SELECT 1 FROM json_each(d.spec, '$.labels') l WHERE l.key = ? AND l.value = ?)", *wanted.label)
-    if wanted.card is not None:
-        need("j.id IN (SELECT job_id FROM attempt_cards WHERE card_uuid = ?)", wanted.card)
-    order = f"{_JOB_ROW} WHERE {' AND '.join(where)} ORDER BY j.id DESC LIMIT ?"
-    return sql.rows(conn, order, (*values, wanted.limit))
-
-
-def attempts_of(conn: Connection, job_id: int) -> list[Any]:
-    """All attempts of a job, first to last."""
-    return sql.rows(conn, "SELECT * FROM attempts WHERE job_id = ? ORDER BY number", (job_id,))
-
-
-def cards_of(conn: Connection, job_ids: Sequence[int]) -> dict[tuple[int, int], list[str]]:
-    """(job, attempt) -> card UUIDs in order, of these jobs' attempts."""
-    found: dict[tuple[int, int], list[str]] = {}
-    for chunk in (job_ids[i : i + 500] for i in range(0, len(job_ids), 500)):
-        marks = ",".join("?" * len(chunk))
-        statement = (
-            f"SELECT job_id, number, card_uuid FROM attempt_cards WHERE job_id IN ({marks}) "  # noqa: S608
-            "ORDER BY job_id, number, position"
-        )
-        for row in sql.rows(conn, statement, tuple(chunk)):
-            found.setdefault((row[0], row[1]), []).append(row[2])
-    return found
-
-
-def measurements_of(conn: Connection, job_id: int, number: int) -> list[Any]:
-    """What was read from an attempt's output."""
-    statement = "SELECT name, value, unit FROM measurements WHERE job_id = ? AND number = ? ORDER BY name"
-    return sql.rows(conn, statement, (job_id, number))
 
 
 def unmet_needs(conn: Connection, document_id: int, limit: int = 5) -> list[tuple[int, str]]:

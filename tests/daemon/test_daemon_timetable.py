@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from p104d.core.clock import ManualClock
 from p104d.core.job import JobSpec, JobState, Schedule
 from p104d.daemon.timetable import next_time, run_due
-from p104d.store import moves, reads, schedules
+from p104d.store import lists, moves, schedules
 from p104d.store.engine import Database
 from p104d.store.migrate import upgrade_in_child
 from p104d.store.submit import NewDocument, Submitter, submit
@@ -115,8 +115,8 @@ def test_a_schedules_matrix_makes_all_its_jobs_each_time(conn: Connection) -> No
     schedule(conn, START, matrix={"seed": ("1", "2")})
     run_due(conn, START)
     jobs = run_due(conn, START + HOUR)
-    assert [row.matrix for row in reads.job_rows(conn, jobs)] == ['{"seed":"1"}', '{"seed":"2"}']
-    assert {row.state for row in reads.job_rows(conn, jobs)} == {JobState.QUEUED.value}
+    assert [row.matrix for row in lists.job_rows(conn, jobs)] == ['{"seed":"1"}', '{"seed":"2"}']
+    assert {row.state for row in lists.job_rows(conn, jobs)} == {JobState.QUEUED.value}
     finish(conn, jobs[0])
     assert run_due(conn, START + 25 * HOUR) == []
 

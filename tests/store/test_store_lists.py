@@ -9,14 +9,14 @@ from sqlalchemy.engine import Connection
 from store_rig import NOW, add, bring, check_counts, column, document, place, ready_ids, settle, state
 
 from p104d.core.job import ENDED, JobState
-from p104d.store import moves, reads, retention, sql
+from p104d.store import lists, moves, reads, retention, sql
 from p104d.store.engine import Database
-from p104d.store.reads import JobFilter
+from p104d.store.lists import JobFilter
 from p104d.store.submit import Submitter
 
 
 def names(conn: Connection, **wanted: Any) -> list[str]:
-    return [row.name for row in reads.listed(conn, JobFilter(**wanted))]
+    return [row.name for row in lists.listed(conn, JobFilter(**wanted))]
 
 
 @pytest.fixture
@@ -72,15 +72,15 @@ def test_rows_come_in_the_order_asked(database: Database) -> None:
     with database.write() as conn:
         ids = add(conn, document(matrix=1200))
         asked = [*reversed(ids), 10**9]
-        assert [row.id for row in reads.job_rows(conn, asked)] == asked[:-1]
-        assert reads.states(conn, asked) == dict.fromkeys(ids, ("queued", 1000))
-        assert reads.facts(conn, 10**9) is None and reads.job_rows(conn, []) == []
+        assert [row.id for row in lists.job_rows(conn, asked)] == asked[:-1]
+        assert lists.states(conn, asked) == dict.fromkeys(ids, ("queued", 1000))
+        assert reads.facts(conn, 10**9) is None and lists.job_rows(conn, []) == []
 
 
 def test_env_is_kept_apart_from_the_spec(database: Database) -> None:
     with database.write() as conn:
         (job_id,) = add(conn, document(env={"TOKEN": "secret-7"}))
-        row = reads.job_rows(conn, [job_id])[0]
+        row = lists.job_rows(conn, [job_id])[0]
         assert "secret-7" not in row.spec
         assert reads.document(conn, row.document_id).env.env == {"TOKEN": "secret-7"}
 

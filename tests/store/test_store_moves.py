@@ -12,7 +12,7 @@ from store_rig import CARD, NOW, add, bring, check_counts, column, document, end
 
 from p104d.core.job import ACTIVE, ENDED, WAITING, JobState, Measurement, Outcome
 from p104d.core.lifecycle import Move, sources, target
-from p104d.store import moves, reads, sql
+from p104d.store import lists, moves, reads, sql
 from p104d.store.engine import Database
 
 
@@ -70,7 +70,7 @@ def test_a_placed_job_holds_its_cards_until_its_end(database: Database) -> None:
         assert (attempt.state, attempt.pid, attempt.started_at) == (JobState.RUNNING, 77, NOW + 1)
         assert end(conn, job_id, Move.SUCCEED)
         assert reads.open_attempts(conn) == []
-        assert reads.cards_of(conn, [job_id]) == {(job_id, 1): ["GPU-b", "GPU-a"]}
+        assert lists.cards_of(conn, [job_id]) == {(job_id, 1): ["GPU-b", "GPU-a"]}
 
 
 def test_an_end_is_written_once(database: Database) -> None:
@@ -83,9 +83,9 @@ def test_an_end_is_written_once(database: Database) -> None:
         assert not end(conn, job_id, Move.SUCCEED, exit_code=0)
         assert not end(conn, job_id, Move.FAIL, exit_code=4, failed=True)
         assert everything(conn) == before
-        (attempt,) = reads.attempts_of(conn, job_id)
+        (attempt,) = lists.attempts_of(conn, job_id)
         assert (attempt.outcome, attempt.exit_code, attempt.log_bytes) == ("failed", 3, 5)
-        assert [tuple(row) for row in reads.measurements_of(conn, job_id, 1)] == [
+        assert [tuple(row) for row in lists.measurements_of(conn, job_id, 1)] == [
             ("loss", 0.1, ""), ("speed", 3.5, "it/s")]  # fmt: skip
         found = reads.facts(conn, job_id)
         assert found is not None and (found.state, found.failures) == (JobState.FAILED, 1)
@@ -131,7 +131,7 @@ def test_retry_starts_from_the_beginning(database: Database, ended: JobState) ->
             (job_id,),
         )
         assert tuple(row or ()) == ("queued", None, None, None, None, None, 0, 2, 0)
-        assert place(conn, job_id) == 3 and len(reads.attempts_of(conn, job_id)) == 3
+        assert place(conn, job_id) == 3 and len(lists.attempts_of(conn, job_id)) == 3
 
 
 def test_a_late_word_about_an_attempt_that_is_over_moves_nothing(database: Database) -> None:

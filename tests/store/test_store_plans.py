@@ -15,9 +15,9 @@ from store_rig import NOW, add, bring, column, document, end, place
 
 from p104d.core.job import JobState
 from p104d.core.lifecycle import Move
-from p104d.store import moves, reads, retention, schedules, sql
+from p104d.store import lists, moves, reads, retention, schedules, sql
 from p104d.store.engine import Database
-from p104d.store.reads import JobFilter
+from p104d.store.lists import JobFilter
 from p104d.store.submit import is_blocked
 
 LONG = 200_000
@@ -86,14 +86,14 @@ def dispatch(conn: Connection) -> None:
     moves.hold(conn, after)
     moves.release(conn, after)
     moves.set_priority(conn, after, -900)
-    reads.job_rows(conn, [job_id, after])
-    reads.states(conn, [job_id, after])
-    reads.cards_of(conn, [job_id])
-    reads.attempts_of(conn, job_id)
-    reads.listed(conn, JobFilter())
-    reads.listed(conn, JobFilter(states=(JobState.RUNNING,)))
-    reads.listed(conn, JobFilter(name="one"))
-    reads.listed(conn, JobFilter(card="GPU-0000"))
+    lists.job_rows(conn, [job_id, after])
+    lists.states(conn, [job_id, after])
+    lists.cards_of(conn, [job_id])
+    lists.attempts_of(conn, job_id)
+    lists.listed(conn, JobFilter())
+    lists.listed(conn, JobFilter(states=(JobState.RUNNING,)))
+    lists.listed(conn, JobFilter(name="one"))
+    lists.listed(conn, JobFilter(card="GPU-0000"))
     retention.forget_jobs(conn, 1e9 - 1, 100)
 
 
@@ -190,8 +190,8 @@ def cycle(conn: Connection) -> None:
         reads.open_attempts,
         lambda conn: reads.first_jobs(conn, 64),
         lambda conn: moves.make_due(conn, NOW),
-        lambda conn: reads.listed(conn, JobFilter()),
-        lambda conn: reads.listed(conn, JobFilter(states=(JobState.RUNNING, JobState.FAILED))),
+        lambda conn: lists.listed(conn, JobFilter()),
+        lambda conn: lists.listed(conn, JobFilter(states=(JobState.RUNNING, JobState.FAILED))),
         lambda conn: retention.forget_jobs(conn, 1e9 + 100, 5),
     ],
     ids=["cycle", "requirements", "timer", "counts", "open", "first", "due", "list", "list-rare", "forget"],
