@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-from p104d.api.service import ListQuery, LogQuery
+from p104d.api.service import LogQuery
 from p104d.core.errors import UsageError
 from p104d.core.job import ENDED, JobState
+from p104d.store.lists import JobFilter
 
 #: Far beyond any id given, and what both SQLite and JSON readers hold exactly.
 LARGEST_ID = 2**53
@@ -32,7 +33,7 @@ def parse_log_query(job: str, query: dict[str, str]) -> LogQuery:
     )
 
 
-def parse_list_query(query: dict[str, str]) -> ListQuery:
+def parse_list_query(query: dict[str, str]) -> JobFilter:
     """The filters of a list request. Raises UsageError, naming the filter."""
     unknown = set(query) - {"state", "name", "user", "label", "card", "since", "limit", "before"}
     if unknown:
@@ -41,7 +42,7 @@ def parse_list_query(query: dict[str, str]) -> ListQuery:
     if label is not None and "=" not in label:
         raise UsageError(f"label: {label[:80]!r} is not key=value", mend="write --label project=posters")
     key, _, value = (label or "").partition("=")
-    return ListQuery(
+    return JobFilter(
         states=_states(query.get("state", "")),
         name=query.get("name"),
         user=query.get("user"),

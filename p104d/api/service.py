@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from p104d.api import messages as m
-from p104d.core.job import JobState
+from p104d.store.lists import JobFilter
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -18,19 +18,6 @@ class Caller(msgspec.Struct, frozen=True):
     uid: int
     user: str
     admin: bool
-
-
-class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``list`` was asked for; None and () mean any."""
-
-    states: tuple[JobState, ...] = ()
-    name: str | None = None
-    user: str | None = None
-    label: tuple[str, str] | None = None
-    card: str | None = None
-    since: float | None = None
-    before: int | None = None
-    limit: int = 50
 
 
 class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +37,7 @@ class Service(Protocol):
     def drain(self, caller: Caller, cards: list[str], undo: bool) -> m.Cards: ...
     def pause(self, caller: Caller, paused: bool) -> m.Paused: ...
     async def submit(self, caller: Caller, request: m.SubmitRequest) -> m.Submitted: ...
-    def listed(self, caller: Caller, query: ListQuery) -> m.ListedJobs: ...
+    def listed(self, caller: Caller, query: JobFilter) -> m.ListedJobs: ...
     def show(self, caller: Caller, ids: list[int]) -> m.Jobs: ...
     def explain(self, caller: Caller, ids: list[int]) -> m.Explanations: ...
     async def wait(self, caller: Caller, ids: list[int], timeout: float | None) -> m.WaitedJobs: ...

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection, Row
 
 import p104d
 from p104d.api import messages as m
-from p104d.api.service import Caller, ListQuery, LogQuery
+from p104d.api.service import Caller, LogQuery
 from p104d.core.errors import NotAllowedError, NotFoundError, RefusedError
 from p104d.core.job import ENDED, JobState
 from p104d.core.units import iso
@@ -83,24 +83,15 @@ class DaemonService:
         with self._loop.database.read() as conn:
             return m.Cards(messages(self._loop.rig, reads.open_attempts(conn)))
 
-    def listed(self, caller: Caller, query: ListQuery) -> m.ListedJobs:
+    def listed(self, caller: Caller, query: JobFilter) -> m.ListedJobs:
         """Jobs that fit, newest first."""
         if query.label is not None and caller.uid != 0 and not self._facts.user_mode:
             # Labels are the owner's own business, and filtering by them would tell.
             query = msgspec.structs.replace(query, user=caller.user)
-        card = resolve(self._loop.rig, query.card) if query.card else None
-        wanted = JobFilter(
-            states=query.states,
-            name=query.name,
-            user=query.user,
-            label=query.label,
-            card=card,
-            since=query.since,
-            before=query.before,
-            limit=query.limit,
-        )
+        if query.card is not None:
+            query = msgspec.structs.replace(query, card=resolve(self._loop.rig, query.card))
         with self._loop.database.read() as conn:
-            return m.ListedJobs(self._listed(conn, lists.listed(conn, wanted), caller, explain=True))
+            return m.ListedJobs(self._listed(conn, lists.listed(conn, query), caller, explain=True))
 
     def _listed(
         self, conn: Connection, rows: Sequence[Row[Any]], caller: Caller, *, explain: bool

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from p104d.api import messages as m
 from p104d.api.access import Gate
 from p104d.api.server import Server
-from p104d.api.service import Caller, ListQuery, LogQuery
+from p104d.api.service import Caller, LogQuery
+from p104d.store.lists import JobFilter
 
 WAIT_SECONDS = 10.0
 LARGEST_ID = 2**53
@@ -58,7 +59,7 @@ class FakeService:
         self._call("submit", caller, request)
         return m.Submitted([m.IdName(1, "job")])
 
-    def listed(self, caller: Caller, query: ListQuery) -> m.ListedJobs:
+    def listed(self, caller: Caller, query: JobFilter) -> m.ListedJobs:
         self._call("listed", caller, query)
         assert query.before is None or query.before <= LARGEST_ID
         return m.ListedJobs([])

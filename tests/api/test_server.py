@@ -15,10 +15,11 @@ from server_rig import Served
 
 from p104d.api import messages as m
 from p104d.api.server import MAX_BODY_BYTES, MAX_IDS
-from p104d.api.service import Caller, ListQuery, LogQuery
+from p104d.api.service import Caller, LogQuery
 from p104d.core import errors
 from p104d.core.errors import P104Error
 from p104d.core.job import ENDED, JobState
+from p104d.store.lists import JobFilter
 
 SUBMISSION = {"documents": [{"file": "a", "text": "x"}], "cwd": "/"}
 REQUEST = m.SubmitRequest(documents=[m.SubmittedFile("a", "x")], cwd="/")
@@ -28,8 +29,8 @@ ROUTES: list[tuple[str, str, Any, tuple[Any, ...]]] = [
     ("GET", "/v1/cards", None, ("cards",)),
     ("GET", "/v1/doctor", None, ("doctor",)),
     ("GET", "/v1/schedules", None, ("schedules",)),
-    ("GET", "/v1/jobs", None, ("listed", ListQuery())),
-    ("GET", "/v1/jobs?name=a%20b&limit=7&before=9", None, ("listed", ListQuery(name="a b", limit=7, before=9))),
+    ("GET", "/v1/jobs", None, ("listed", JobFilter())),
+    ("GET", "/v1/jobs?name=a%20b&limit=7&before=9", None, ("listed", JobFilter(name="a b", limit=7, before=9))),
     ("GET", "/v1/jobs/12/log?follow=1&tail=0&attempt=2", None,
      ("log", LogQuery(job_id=12, follow=True, tail=0, attempt=2))),
     ("POST", "/v1/submit", SUBMISSION, ("submit", REQUEST)),
