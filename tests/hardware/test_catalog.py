@@ -35,10 +35,16 @@ def test_no_id_or_name_is_listed_twice() -> None:
 @pytest.mark.parametrize(
     ("entry", "mib", "verdict"),
     [
-        (P104, 4042, Verdict.LOCKED), (P104, 4096, Verdict.LOCKED), (P104, 8192, Verdict.UNVERIFIED),
-        (P104, 8109, Verdict.UNVERIFIED), (P104, 6144, Verdict.UNVERIFIED), (P102, 5059, Verdict.LOCKED),
-        (P102, 10156, Verdict.UNVERIFIED), (GTX1070, 8192, Verdict.UNVERIFIED),
-        (lookup(None, "P106-100"), 6144, Verdict.UNVERIFIED), (lookup(None, "P106-090"), 3072, Verdict.UNVERIFIED),
+        (P104, 4042, Verdict.LOCKED),
+        (P104, 4096, Verdict.LOCKED),
+        (P104, 8192, Verdict.UNVERIFIED),
+        (P104, 8109, Verdict.UNVERIFIED),
+        (P104, 6144, Verdict.UNVERIFIED),
+        (P102, 5059, Verdict.LOCKED),
+        (P102, 10156, Verdict.UNVERIFIED),
+        (GTX1070, 8192, Verdict.UNVERIFIED),
+        (lookup(None, "P106-100"), 6144, Verdict.UNVERIFIED),
+        (lookup(None, "P106-090"), 3072, Verdict.UNVERIFIED),
         (None, 4096, Verdict.UNVERIFIED),
     ],
 )

@@ -122,10 +122,15 @@ def test_an_xid_is_told_once_with_its_card_also_to_a_listener_that_comes_late() 
 
 
 UNSUPPORTED = {
-    "GetFanSpeed": "fan_percent", "GetPowerUsage": "power_watts", "GetTemperature": "temperature_celsius",
-    "GetUtilizationRates": "utilization_percent", "GetClockInfo": "sm_clock_mhz",
-    "GetPersistenceMode": "persistence", "GetCurrPcieLinkWidth": "link_width",
-    "GetPowerManagementLimit": "power_limit_watts", "GetComputeRunningProcesses_v3": "processes",
+    "GetFanSpeed": "fan_percent",
+    "GetPowerUsage": "power_watts",
+    "GetTemperature": "temperature_celsius",
+    "GetUtilizationRates": "utilization_percent",
+    "GetClockInfo": "sm_clock_mhz",
+    "GetPersistenceMode": "persistence",
+    "GetCurrPcieLinkWidth": "link_width",
+    "GetPowerManagementLimit": "power_limit_watts",
+    "GetComputeRunningProcesses_v3": "processes",
 }
 
 

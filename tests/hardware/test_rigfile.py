@@ -52,7 +52,8 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
     assert (second.device_id, second.link_generation, second.link_width) == ("10de:1b81", 3, 16)
     assert (second.memory, second.power_limit_default) == (8 * GIB, 150.0)
     assert [(one.kind, one.at, one.card, one.code, one.seconds) for one in rig.faults] == [
-        ("xid", 30.0, 1, 79, 10.0), ("driver_reload", 60.0, None, None, None),
+        ("xid", 30.0, 1, 79, 10.0),
+        ("driver_reload", 60.0, None, None, None),
     ]
     assert rig.processes[0].memory == 2 * GIB
     assert rig.driver_version == "535.183.01"

@@ -162,9 +162,7 @@ def test_a_sensor_that_is_killed_is_started_anew_and_tells_no_xid_twice() -> Non
     asyncio.run(scenario())
 
 
-def test_a_sensor_that_keeps_dying_is_told_with_its_last_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sensor_that_keeps_dying_is_told_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho no module named anything >&2\nexit 1\n")
     broken.chmod(0o755)
