@@ -8,6 +8,7 @@ import pwd
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +24,14 @@ OTHER = pwd.getpwnam("games") if "games" in {entry.pw_name for entry in pwd.getp
 def reachable(path: str) -> bool:
     """Whether ``nobody`` gets there: a checkout in a private home cannot be imported by another user."""
     return subprocess.run(["test", "-r", path], user=NOBODY.pw_uid, group=NOBODY.pw_gid, check=False).returncode == 0
+
+
+def need_others() -> None:
+    """Skip where another user can neither read this checkout nor run its Python: both in a private home, say."""
+    if not reachable(str(ROOT / "p104d" / "cli" / "main.py")):
+        pytest.skip("other users cannot read this checkout")
+    if not reachable(sys.executable):
+        pytest.skip("other users cannot run this Python")
 
 
 def own_run() -> list[str]:
@@ -66,8 +75,7 @@ class System(Rig):
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[System]:
-    if not reachable(str(ROOT / "p104d" / "cli" / "main.py")):
-        pytest.skip("other users cannot read this checkout")
+    need_others()
     prefix = own_run()
     rig = System(2, config=CONFIG, system=True).prepared(prefix)
     try:
@@ -196,6 +204,7 @@ def test_roots_jobs_where_they_are_allowed() -> None:
 
 
 def test_another_users_own_daemon_serves_that_user_alone() -> None:
+    need_others()
     rig = System(1).prepared([])
     try:
         rig.start()
