@@ -120,8 +120,8 @@ def find(tag: str) -> Base | None:
     return Base(path, "memory" in given, "pids" in given)
 
 
-def create(path: str, ram_bytes: int, pids_max: int) -> None:
-    """Make the group ``path`` with these bounds (0: none), as far as its controllers are there.
+def create(path: str) -> None:
+    """Make the group ``path``.
 
     A group left by an earlier process of the same name is emptied first. Raises OSError when it cannot be made.
     """
@@ -131,6 +131,10 @@ def create(path: str, ram_bytes: int, pids_max: int) -> None:
         kill(path)
     except FileNotFoundError:  # a daemon that closed took the empty base along
         os.makedirs(path)
+
+
+def bound(path: str, ram_bytes: int, pids_max: int) -> None:
+    """Set these bounds (0: none), as far as the controllers for them are there."""
     if ram_bytes:
         with contextlib.suppress(OSError):
             _write(f"{path}/memory.max", str(ram_bytes))
@@ -209,16 +213,16 @@ def end(path: str, within_seconds: float = 2.0) -> bool:
     return True
 
 
-def leftovers(base: Base) -> list[str]:
-    """Names of the groups that are there, of attempts living or not."""
+def leftovers(path: str) -> list[str]:
+    """Names of the groups in the folder ``path``, whether anything lives in them or not."""
     try:
-        return [entry.name for entry in os.scandir(base.path) if entry.is_dir()]
+        return [entry.name for entry in os.scandir(path) if entry.is_dir()]
     except OSError:
         return []
 
 
-def name_within(pid: int, base: Base) -> str | None:
-    """The name of the attempt's group that ``pid`` is in; None when it is in none of ours."""
+def name_within(pid: int, base: Base) -> str:
+    """The name of the group in ``base`` that ``pid`` is in or below; empty when it is in none of ours."""
     parts = (_own_path(pid) or "").split("/")
     tag = os.path.basename(base.path)
-    return parts[parts.index(tag) + 1] if tag in parts[:-1] else None
+    return parts[parts.index(tag) + 1] if tag in parts[:-1] else ""

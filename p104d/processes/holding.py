@@ -1,7 +1,8 @@
 """A shim's hold on its attempt: the lock, the claim, the block for the exit record. Standard library only.
 
-Order matters and is the protocol: hold the lock, set the exit record's block aside, claim, make all that durable, and
-only then may the job exec; at the end the record is written into its block and made durable before anybody is told.
+Order matters and is the protocol: hold the lock, set the exit record's block aside, claim, and only then may the job
+exec; while it runs all that is made durable; at the end the record is written into its block and made durable before
+anybody is told.
 """
 
 from __future__ import annotations
@@ -44,16 +45,18 @@ class Holding:
         self.folder = os.open(path, _FOLDER)
         self.group: str | None = None
         self._exit = -1
+        self._durable = False
         self._me = record.Owner("shim", os.getpid(), _start_of(os.getpid()), identity.boot_id())
 
-    def read_launch(self) -> dict[str, Any]:
-        """What is to be run. Raises OSError or ValueError."""
+    def read_launch(self) -> tuple[bytes, dict[str, Any]]:
+        """What is to be run, as it is in the file and decoded. Raises OSError or ValueError."""
         descriptor = os.open(record.LAUNCH, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.folder)
         with open(descriptor, "rb", buffering=0) as file:
-            launch: dict[str, Any] = json.loads(file.readall())
+            data = file.readall()
+        launch: dict[str, Any] = json.loads(data)
         if launch["version"] != record.VERSION:
             raise ValueError(f"launch.json has version {launch['version']}")
-        return launch
+        return data, launch
 
     def take(self, group: str | None) -> None:
         """Lock and claim the attempt, whose job is to be in ``group``. Raises NotOursError, or OSError on a full disk:
@@ -83,18 +86,30 @@ class Holding:
             raise NotOursError("the attempt was revoked, or claimed before") from None
         point("claimed")
 
+    @property
+    def lock(self) -> int:
+        """The descriptor that is locked for as long as it, or a copy of it, is open."""
+        return self._exit
+
     def note(self, main: str = "") -> None:
         """Keep who holds it, where its job's cgroup is, and the job's pid once it runs."""
         text = f"{self._me.text()}\n{self.group or '-'}\n{main}\n"
         os.pwrite(self._exit, text.encode(), record.NOTE_AT)
 
     def make_durable(self) -> None:
-        """The claim survives a power failure from here on."""
-        os.fsync(self.folder)
-        point("durable")
+        """From here on a power failure leaves the claim, and with it the record in its place. Raises OSError.
+
+        Nothing is run twice without it: the daemon committed the attempt, with the boot it is of, before it asked for
+        a shim, and an attempt of another boot that left no record is lost, claimed or not.
+        """
+        if not self._durable:
+            os.fsync(self.folder)
+            self._durable = True
+            point("durable")
 
     def write_exit(self, written: record.ExitDict) -> None:
-        """Write how it ended; durable on return. Raises OSError when the disk itself fails."""
+        """Write how it ended; durable on return, and the claim with it. Raises OSError when the disk itself fails."""
+        self.make_durable()
         point("ending")
         os.pwrite(self._exit, record.encode_exit(written), 0)
         point("written")

@@ -1,24 +1,29 @@
-"""The steps between an attempt's claim and the exec of its job. Standard library only: shims import this.
+"""The steps of a forked child on its way to its job's exec. Standard library only: shims import this.
 
-What can be done before the fork is done there: a page that the child touches is a page copied, and Python touches a
-hundred of them in no time. What remains in the child runs as root in a system daemon until :func:`_become` is done;
-nothing after that may matter to anybody but the submitter. What fails there is told through a pipe that exec closes.
+It runs as root in a system daemon until :func:`_become` is done; nothing after that may matter to anybody but the
+submitter. What fails is told through a pipe that exec closes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import json
 import os
 import resource
 import signal
-from collections.abc import Iterator
+import socket
+import struct
 from typing import Any, NoReturn
 
 from p104d.processes import cgroup, native
 
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as sh(1) has them
 _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
+#: The last of a waiting child's orders.
+GO = b"g"
+_ONE_DESCRIPTOR = socket.CMSG_LEN(struct.calcsize("=i"))
+#: More than a shim ever has; where the kernel can, it closes a range at once.
+_DESCRIPTORS = 1024
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -42,16 +47,65 @@ def decode_failure(data: bytes) -> Failure:
     return Failure(int(code), reason)
 
 
+def wait(*, shim: int, orders: socket.socket, report: int, output: int, group: str | None, protected: bool) -> NoReturn:
+    """What a child forked ahead of its job does; never returns. It comes from the process ``shim``, and dies with it.
+
+    ``orders`` brings the length of a ``launch.json`` (a native 32-bit number), its content and, once the attempt is
+    claimed, :data:`GO` with the attempt's lock, held until the exec; end of file there is the shim's death. What is
+    wrong goes to ``report``. ``group`` is the cgroup to join, where the fork did not; ``protected``: the OOM killer
+    spares this process, and not the job.
+    """
+    try:
+        os.setsid()
+        native.die_with_parent()
+        _keep(orders.fileno(), report, output)
+        if group is not None:
+            cgroup.join(group)
+        if protected:
+            _unprotect()
+        if os.getppid() == shim:
+            (size,) = struct.unpack("=I", _read(orders, 4))
+            Job(json.loads(_read(orders, size))).become(shim, orders)
+    except Failure as failure:
+        os.write(report, encode_failure(failure))
+    except EOFError:
+        pass  # nobody is there to be told
+    except BaseException as error:  # whatever it is, it must not run on as a second shim
+        os.write(report, encode_failure(Failure(_NOT_EXECUTABLE, f"cannot start: {error}")))
+    finally:
+        os._exit(_NOT_FOUND)
+
+
+def _keep(orders: int, report: int, output: int) -> None:
+    """Close everything else: the shim's line and its pipes' other ends must end with the shim."""
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    below = 2
+    for descriptor in sorted((orders, report)):
+        os.closerange(below + 1, descriptor)
+        below = descriptor
+    os.closerange(below + 1, _DESCRIPTORS)
+
+
+def _read(orders: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = orders.recv(size - len(data))
+        if not more:
+            raise EOFError
+        data += more
+    return data
+
+
 class Job:
     """What is to be executed, from ``launch.json``. Raises Failure when that cannot be expressed at all."""
 
     def __init__(self, launch: dict[str, Any]) -> None:
-        self.uid: int | None = launch["uid"]
-        self.cwd: str = launch["cwd"]
+        self._uid: int | None = launch["uid"]
+        self._cwd: str = launch["cwd"]
         self._gid: int = launch["gid"]
         self._user: str = launch["user"]
         self._umask: int = launch["umask"]
-        self._protected: bool = launch["protected"]
         self._rlimits: dict[str, list[int]] = launch["rlimits"]
         self._argv = [os.fsencode(text) for text in launch["argv"]]
         self._env = {os.fsencode(name): os.fsencode(value) for name, value in launch["env"].items()}
@@ -59,25 +113,17 @@ class Job:
             raise Failure(_NOT_FOUND, "command not found: (empty)")
         if any(b"\0" in text for text in (*self._argv, *self._env, *self._env.values())):
             raise Failure(_NOT_EXECUTABLE, "the command or its environment holds a NUL byte")
-        self._candidates: list[bytes] = []
 
-    @contextlib.contextmanager
-    def posture(self, output: int) -> Iterator[None]:
-        """Stand as the job will: its output, umask and, as the same user, its folder. Undone for the shim afterwards;
-        descriptor 0 is /dev/null for both. Raises Failure."""
-        mask = os.umask(self._umask)
-        try:
-            if self.uid is None:
-                _enter(self.cwd)
-            self._candidates = self._search()
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            yield
-        finally:
-            os.dup2(0, 1)
-            os.dup2(0, 2)
-            os.umask(mask)
-            os.chdir("/")
+    def become(self, shim: int, orders: socket.socket) -> NoReturn:
+        """Turn this process into the job once :data:`GO` came. Raises Failure, or EOFError when ``shim`` is dead."""
+        self._prepare()
+        candidates = self._search()
+        native.die_with_parent()  # again: the change of uid cleared it
+        # Not recv_fds(), whose flags Python 3.11 ignores: the job would keep the lock.
+        if os.getppid() != shim or orders.recvmsg(len(GO), _ONE_DESCRIPTOR, socket.MSG_CMSG_CLOEXEC)[0] != GO:
+            raise EOFError
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        self._exec(candidates)
 
     def _search(self) -> list[bytes]:
         """Paths to try, in order; without those that surely are not there, unless that leaves nothing."""
@@ -86,46 +132,20 @@ class Job:
             return [name]
         folders = self._env.get(b"PATH", _DEFAULT_PATH).split(b":")
         paths = [os.path.join(folder or b".", name) for folder in folders]
-        # Another user's relative entries mean another folder, to be entered in the child.
-        possible = [path for path in paths if (self.uid is not None and not path.startswith(b"/")) or not _absent(path)]
-        return possible or paths
+        return [path for path in paths if not _absent(path)] or paths
 
-    def become(self, *, shim: int, report: int, go: int, group: str | None) -> NoReturn:
-        """Turn this freshly forked child into the job; never returns.
-
-        A byte on ``go`` says that the claim is durable and the exec may happen; end of file there means that the shim
-        died, and that the attempt may be found lost. ``group`` is the cgroup to join, where the fork did not.
-        """
-        try:
-            self._prepare(group)
-            native.die_with_parent()  # after any change of uid, which clears it
-            if os.getppid() != shim or os.read(go, 1) != b"g":
-                os._exit(_NOT_EXECUTABLE)
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            self._exec()
-        except Failure as failure:
-            os.write(report, encode_failure(failure))
-        except BaseException as error:  # whatever it is, it must not run on as a second shim
-            os.write(report, encode_failure(Failure(_NOT_EXECUTABLE, f"cannot start: {error}")))
-        finally:
-            os._exit(_NOT_FOUND)
-
-    def _prepare(self, group: str | None) -> None:
-        os.setsid()
-        if group is not None:
-            cgroup.join(group)
-        if self._protected:
-            _unprotect()
+    def _prepare(self) -> None:
+        os.umask(self._umask)
         for name, (soft, hard) in self._rlimits.items():
             _limit(name, soft, hard)
-        if self.uid is not None:
-            _become(self._user, self.uid, self._gid)
-            _enter(self.cwd)
+        if self._uid is not None:
+            _become(self._user, self._uid, self._gid)
+        _enter(self._cwd)
 
-    def _exec(self) -> NoReturn:
+    def _exec(self, candidates: list[bytes]) -> NoReturn:
         """As execvpe(3): the first that can be executed; one that may not be is passed over for a later one."""
         denied = False
-        for path in self._candidates:
+        for path in candidates:
             try:
                 os.execve(path, self._argv, self._env)
             except PermissionError:  # of the command itself, or of a folder on PATH that is nobody's business here
@@ -137,7 +157,7 @@ class Job:
                     raise self._refusal(os.strerror(error.errno or 0)) from None
         if denied:
             raise self._refusal("permission denied")
-        if any(os.path.isfile(path) for path in self._candidates):
+        if any(os.path.isfile(path) for path in candidates):
             raise self._refusal("its interpreter does not exist")
         raise Failure(_NOT_FOUND, f"command not found: {os.fsdecode(self._argv[0])}")
 

@@ -49,7 +49,7 @@ class Watcher(Protocol):
 class Launcher(Protocol):
     """Starts shims."""
 
-    async def start(self) -> None: ...
+    async def start(self, groups: str | None) -> None: ...
     async def close(self) -> None: ...
     def launch(self, key: Key, folder: str, watcher: Watcher) -> None: ...
 
@@ -90,8 +90,8 @@ class SystemdLauncher:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        """Nothing to prepare."""
+    async def start(self, groups: str | None) -> None:
+        """Nothing to prepare: units have groups of their own."""
 
     async def close(self) -> None:
         """Give up the calls under way; the units live on."""

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from p104d.processes import sweep
 from p104d.processes.attempt import Key
 from p104d.processes.launchers import Watcher, boot_argv
 
@@ -19,6 +20,8 @@ _MESSAGE_BYTES = 8192
 #: Shims that wait while jobs come one after the other, and what is left of them when none came for a while: an idle
 #: one keeps 4 MB of its own, and costs its 3 ms again when it is missing.
 _KEEP, _KEEP_QUIET, _QUIET_SECONDS = 16, 1, 5.0
+#: What a dead shim kept ahead dies a moment after it, and only then can its cgroup be removed.
+_TIDY_SECONDS, _TIDY_TRIES = 0.01, 100
 #: A zygote that dies at once, over and over, is not restarted faster than this.
 _RESTART_SECONDS = 0.5
 
@@ -80,27 +83,31 @@ class ZygoteLauncher:
         self._process: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
         self._asked = 0
+        self._groups: str | None = None
         self._waiting: deque[_Waiting] = deque()
         self._idle: list[LinkedShim] = []
         self._all: set[LinkedShim] = set()
+        self._dying: set[int] = set()
         self._started_at = 0.0
         self._launched_at = 0.0
         self._restart: asyncio.TimerHandle | None = None
         self._trim: asyncio.TimerHandle | None = None
+        self._tidying: asyncio.TimerHandle | None = None
 
     @property
     def pid(self) -> int | None:
         """The zygote's pid while there is one."""
         return self._process.pid if self._process else None
 
-    async def start(self) -> None:
-        """Start the zygote; it answers as soon as it is warm (15 to 30 ms)."""
+    async def start(self, groups: str | None) -> None:
+        """Start the zygote; it answers as soon as it is warm (15 to 30 ms). Jobs have their cgroups in ``groups``."""
+        self._groups = groups
         self._spawn()
 
     async def close(self) -> None:
         """End the zygote and the idle shims. Busy ones finish alone; what still waits for a shim is never started."""
         self._drop()
-        for timer in (self._restart, self._trim):
+        for timer in (self._restart, self._trim, self._tidying):
             if timer:
                 timer.cancel()
         for shim in self._all:
@@ -133,6 +140,18 @@ class ZygoteLauncher:
         if watcher is not None:
             watcher.gone()
         self._order()
+        if self._tidying:
+            self._tidying.cancel()
+        self._dying.add(shim.pid)
+        self._tidy(_TIDY_TRIES)
+
+    def _tidy(self, tries: int) -> None:
+        """Remove the cgroups of dead shims: at once, or when what is in them is dead too."""
+        self._tidying = None
+        if self._groups is not None and sweep.remove_leftovers(self._groups, self._dying) and tries:
+            self._tidying = asyncio.get_running_loop().call_later(_TIDY_SECONDS, self._tidy, tries - 1)
+        else:
+            self._dying.clear()
 
     def _discard(self, shim: LinkedShim) -> None:
         self._all.discard(shim)
@@ -157,7 +176,7 @@ class ZygoteLauncher:
                 waiting.watcher.started(shim)
             else:
                 self._waiting.appendleft(waiting)
-                self._discard(shim)
+                self.lost(shim)
         self._order()
 
     def _order(self) -> None:
@@ -165,7 +184,7 @@ class ZygoteLauncher:
         wanted = len(self._waiting) + (0 if self._idle else 1)
         while self._link is not None and self._asked < wanted:
             try:
-                self._link.send(b"fork")
+                self._link.send(os.fsencode(self._groups or "-"))
             except OSError:
                 return  # full: its answers bring us here again; dead: its end of file does
             self._asked += 1

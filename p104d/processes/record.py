@@ -74,6 +74,19 @@ def parse_owner(text: str) -> Owner:
     return Owner(parts[0], int(parts[1]), int(parts[2]), parts[3])
 
 
+def group_prefix(pid: int, start: int) -> str:
+    """How the names of a shim's cgroups begin, a number follows: no other process of this boot is called so."""
+    return f"shim-{pid}-{start}-"
+
+
+def parse_group(name: str) -> tuple[int, int] | None:
+    """(pid, start) of the shim whose cgroup is called ``name``; None when it is none of ours."""
+    parts = name.split("-")
+    if len(parts) != 4 or parts[0] != "shim" or not all(part.isdigit() for part in parts[1:]):
+        return None
+    return int(parts[1]), int(parts[2])
+
+
 class Note(NamedTuple):
     """What a shim notes of itself: who it is, the cgroup of its job, the job's pid and start (Unix seconds)."""
 

@@ -14,10 +14,10 @@ import select
 import signal
 import socket
 import time
-from typing import Any
 
-from p104d.processes import cgroup, job, native, record
-from p104d.processes.holding import Holding, NotOursError, point
+from p104d.processes import cgroup, holding, job, native, record
+from p104d.processes.ahead import Ahead, Child
+from p104d.processes.holding import Holding, NotOursError
 from p104d.processes.line import Line
 from p104d.processes.output import Log, Pump
 from p104d.processes.tree import Tree
@@ -34,13 +34,14 @@ _LAST_RESENDS = 3
 
 
 class Shim:
-    """One attempt. ``signals`` is the descriptor for :data:`SIGNALS`; ``protected``: the OOM killer spares us."""
+    """One attempt. ``signals`` is the descriptor for :data:`SIGNALS`; ``ahead`` has the child that becomes its job."""
 
-    def __init__(self, folder: str, line: Line, signals: int, protected: bool) -> None:
+    def __init__(self, folder: str, line: Line, signals: int, ahead: Ahead) -> None:
         self._line = line
         self._signals = signals
         self._hold = Holding(folder)
-        self._launch: dict[str, Any] = {**self._hold.read_launch(), "protected": protected}
+        self._ahead = ahead
+        self._orders, self._launch = self._hold.read_launch()
         self._tree = Tree(None)
         self._main = -1
         self._status: int | None = None
@@ -57,13 +58,19 @@ class Shim:
 
         Raises NotOursError, or OSError, only before the claim and where the disk fails.
         """
-        group = self._launch["cgroup"]
-        self._hold.take(_own_group() if group == "own" else group)
+        child, problem = self._child()
+        try:
+            self._hold.take(child.group if child else None)
+        except BaseException:
+            if child is not None:
+                child.discard()
+            raise
         self._log = Log(self._hold.folder, self._launch["log_limit_bytes"], self._launch["log_rate_bytes"])
         left_behind = 0
         try:
-            self._make_group()
-            pump = self._start()
+            if child is None:
+                raise OSError(problem)
+            pump = self._start(child)
             self._watch(pump)
             left_behind = self._tree.end(self._signals)
             pump.drain()
@@ -82,40 +89,23 @@ class Shim:
 
     # --- the beginning -------------------------------------------------------------------------------------------
 
-    def _make_group(self) -> None:
-        if self._hold.group:
-            try:
-                cgroup.create(self._hold.group, self._launch["ram_bytes"], self._launch["pids_max"])
-                self._tree.group = self._hold.group
-            except OSError as error:
-                self._log.write(b"[p104d: no cgroup for this job: %s]\n" % str(error).encode())
-                self._hold.group = None
-
-    def _start(self) -> Pump:
-        """Fork the job, make the claim durable while the child gets ready, then let it exec."""
-        run = job.Job(self._launch)
-        reading, writing = os.pipe()
-        self._report, report = os.pipe()
-        go, let_go = os.pipe()
-        shim = os.getpid()
+    def _child(self) -> tuple[Child | None, str]:
+        """A child that gets ready while the attempt is claimed; or, when there is none, why."""
         try:
-            with run.posture(writing):
-                self._main, joined = native.fork_into(self._tree.group)
-                if self._main == 0:
-                    os.close(let_go)
-                    run.become(shim=shim, report=report, go=go, group=None if joined else self._tree.group)
-        except BaseException:
-            for descriptor in (reading, writing, self._report, report, go, let_go):
-                os.close(descriptor)
-            raise
-        for descriptor in (writing, report, go):
-            os.close(descriptor)
-        point("forked")
-        self._hold.make_durable()
-        with contextlib.suppress(BrokenPipeError):
-            os.write(let_go, b"g")
-        os.close(let_go)
-        return Pump(reading, self._log)
+            return self._ahead.take(self._launch["cgroup"], self._orders), ""
+        except OSError as error:
+            return None, str(error)
+
+    def _start(self, child: Child) -> Pump:
+        """Let the child execute: the attempt is claimed."""
+        self._main, self._report, self._tree.group = child.pid, child.report, child.group
+        if child.group:
+            cgroup.bound(child.group, self._launch["ram_bytes"], self._launch["pids_max"])
+        elif child.problem:
+            self._log.write(f"[p104d: no cgroup for this job: {child.problem}]\n".encode())
+        child.let_go(self._hold.lock)
+        holding.point("let go")
+        return Pump(child.output, self._log)
 
     # --- while it runs -------------------------------------------------------------------------------------------
 
@@ -189,8 +179,10 @@ class Shim:
         if limit is not None and self._reason is None:
             self._limit_at = self._started + limit
         self._hold.note(f"job {self._main} {self._started_at}")
-        point("running")
+        holding.point("running")
         self._tell("running")
+        with contextlib.suppress(OSError):  # tried again at the end; no reason to end a job that runs
+            self._hold.make_durable()
 
     def _fail(self, failure: job.Failure) -> None:
         self._failure = failure
@@ -235,35 +227,47 @@ class Shim:
         self._line.tell(message, self._launch["events"])
 
 
-def _own_group() -> str | None:
-    """In a unit of its own: the shim moves into a leaf, and hands the unit's controllers down to the job's group."""
-    own = cgroup.own_folder()
-    if own is None:
-        return None
-    try:
-        cgroup.vacate(own, "shim")
-    except OSError:
-        return None
-    cgroup.enable(own)
-    return os.path.join(own, "job")
+def serve(link: socket.socket, groups: str | None, protected: bool) -> None:
+    """Run the attempts that the daemon names, until it is gone; then end this process. Signals are blocked already.
 
-
-def serve(link: socket.socket, protected: bool) -> None:
-    """Run the attempts that the daemon names, until it is gone; then end this process. Signals are blocked already."""
+    ``groups`` is the folder for the cgroups of jobs; ``protected``: the OOM killer spares us, and is not to spare jobs.
+    """
     try:
         os.setsid()
         native.become_subreaper()
         line, signals = Line(link), native.signal_descriptor(SIGNALS)
-        while command := line.receive():
-            if command.startswith(b"run "):
-                native.read_signals(signals)  # meant for an attempt before: this one's commands come through the line
-                if not Shim(os.fsdecode(command[4:]), line, signals, protected).run():
+        ahead = Ahead(groups, protected)
+        with contextlib.suppress(NotOursError):  # whoever watches this process finds the other one's claim
+            while command := _next_command(line, signals, ahead):
+                if command.startswith(b"run ") and not Shim(os.fsdecode(command[4:]), line, signals, ahead).run():
                     break
-        _last_words(line)
-    except NotOursError:
-        pass  # whoever watches this process finds the other one's claim
+            _last_words(line)
+        ahead.close()
     finally:
         os._exit(0)  # whatever happened: unclaimed, and whoever finds that revokes the attempt; or claimed, and lost
+
+
+def _next_command(line: Line, signals: int, ahead: Ahead) -> bytes:
+    """Wait for the daemon's next command, a child at the ready; empty once the daemon is gone.
+
+    Signals that arrive meanwhile were meant for an attempt before: the next one's commands come through the line.
+    """
+    if line.link is None:
+        return b""
+    ahead.prepare()
+    poll = select.poll()
+    link = line.link.fileno()
+    for descriptor in (link, signals):
+        poll.register(descriptor, select.POLLIN)
+    while True:
+        ready = [descriptor for descriptor, _ in poll.poll()]
+        if signals in ready:
+            native.read_signals(signals)
+            ahead.look_after()
+        if link in ready:
+            command = line.receive()
+            native.read_signals(signals)
+            return command
 
 
 def _last_words(line: Line) -> None:
@@ -289,7 +293,7 @@ def main(folder: str) -> None:
     native.become_subreaper()
     line = Line(None)
     with contextlib.suppress(NotOursError):
-        Shim(folder, line, native.signal_descriptor(SIGNALS), is_protected()).run()
+        Shim(folder, line, native.signal_descriptor(SIGNALS), Ahead(None, is_protected())).run()
         _last_words(line)
 
 

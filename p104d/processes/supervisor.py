@@ -73,6 +73,7 @@ class Supervisor:
         self._listener = EventSocket(self._runtime, self._on_hint)
         self._folders: dict[Key, str] = {}
         self._watched: dict[Key, Watched] = {}
+        self._dead: dict[tuple[int | None, int | None], Key] = {}
 
     # --- its own life --------------------------------------------------------------------------------------------
 
@@ -83,19 +84,19 @@ class Supervisor:
         if self._cgroups and not self._own_units:
             self._base = cgroup.find(self._tag)
         if self._base is not None:
-            sweep.remove_leftovers(self._base, self.folder)
+            sweep.remove_leftovers(self._base.path)
         self._listener.open()
-        await self._launcher.start()
+        await self._launcher.start(self._base.path if self._base else None)
 
     async def close(self) -> None:
         """Stop watching; every shim and its job run on."""
+        busy = {watched.pid for watched in self._watched.values()}
         await self._launcher.close()
         self._listener.close()
         for watched in list(self._watched.values()):
             self._forget(watched)
         if self._base is not None:
-            with contextlib.suppress(OSError):  # jobs are still in it
-                os.rmdir(self._base.path)
+            await sweep.remove_base(self._base.path, busy)
 
     @property
     def cgroup_base(self) -> cgroup.Base | None:
@@ -133,7 +134,7 @@ class Supervisor:
         token = spec.token or secrets.token_hex(16)
         group = _UNIT_GROUP if self._own_units else None
         if self._base is not None:
-            group = f"{self._base.path}/{sweep.group_name(spec.key)}"
+            group = self._base.path
         return msgspec.structs.replace(
             spec,
             folder=spec.folder or self.folder(spec.key),
@@ -203,7 +204,7 @@ class Supervisor:
             self.on_launch_failed(watched, "its shim ended before it claimed")
         elif found.kind is not LookKind.RUNNING:
             if found.kind is LookKind.ENDED:
-                sweep.remove_group(watched.key, found)
+                sweep.remove_group(found)
             self._settle(watched, found)
         elif not self.adopt(watched.key):
             if tries < _SETTLE_TRIES:
@@ -216,6 +217,8 @@ class Supervisor:
         if not self._is_current(watched):
             return
         self._forget(watched)
+        if found.kind is LookKind.DEAD or (found.exit is not None and found.exit.left_behind):
+            self._dead[found.pid, found.start] = watched.key
         if found.kind is LookKind.REVOKED:
             self._on_event(LaunchFailed(watched.key, "revoked"))
         else:
@@ -289,16 +292,20 @@ class Supervisor:
 
         Returns how many processes could not be ended in time. Does nothing to an attempt whose shim is alive.
         """
-        return await sweep.sweep(key, self.folder(key), within_seconds)
+        left = await sweep.sweep(self.folder(key), within_seconds)
+        if not left:
+            self._dead = {shim: owned for shim, owned in self._dead.items() if owned != key}
+        return left
 
     def owner_of(self, pid: int) -> Key | None:
         """The attempt of ours that ``pid`` belongs to; None for a stranger's process."""
-        if self._base is not None:
-            key = sweep.key_of_group(cgroup.name_within(pid, self._base))
-            if key is not None:
-                return key
         shims = {watched.pid: key for key, watched in self._watched.items() if watched.pid is not None}
         ancestor: int | None = pid
+        shim = record.parse_group(cgroup.name_within(pid, self._base)) if self._base is not None else None
+        if shim is not None:  # however far it strayed from its parents
+            if shim in self._dead:
+                return self._dead[shim]
+            ancestor = shim[0] if identity.alive(*shim) else pid
         for _ in range(1000):  # a backstop: chains of parents end at 0
             if ancestor is None or ancestor <= 1:
                 return None

@@ -6,51 +6,64 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Container
 
 from p104d.processes import attempt, cgroup, identity, record
-from p104d.processes.attempt import Key, LaunchSpec, Look, LookKind
+from p104d.processes.attempt import LaunchSpec, Look, LookKind
 
 _AGAIN_SECONDS = 0.005
 #: A process that executes shows an empty environment meanwhile. One that still does so after this long has one.
 _UNSURE_SECONDS = 0.3
+#: How often in a row nobody may be found, where no cgroup knows for certain.
+_CLEAN_LOOKS = 2
 
 
-def group_name(key: Key) -> str:
-    """The name of the attempt's cgroup."""
-    return f"{key.kind}-{key.id}-{key.number}"
-
-
-def key_of_group(name: str | None) -> Key | None:
-    """The attempt whose cgroup is called ``name``; None when it is nobody's."""
-    kind, _, rest = (name or "").partition("-")
-    number, _, last = rest.partition("-")
-    return Key(kind, int(number), int(last)) if number.isdigit() and last.isdigit() else None
-
-
-def _group_of(key: Key, found: Look) -> str | None:
-    """The cgroup that the shim noted; None for one of another boot, or of a name that we could not have given, which is
+def _group_of(found: Look) -> str | None:
+    """The cgroup that the shim noted; None for one of another boot, or of a name that it could not have given, which is
     not enough to kill by."""
-    ours = os.path.basename(found.group or "") in (group_name(key), "job") and found.boot == identity.boot_id()
-    return found.group if ours else None
+    name = os.path.basename(found.group or "")
+    ours = name == "job" or record.parse_group(name) == (found.pid, found.start)
+    return found.group if ours and found.boot == identity.boot_id() else None
 
 
-def remove_group(key: Key, found: Look) -> None:
+def remove_group(found: Look) -> None:
     """Remove the empty cgroup of an attempt whose shim died between its record and the removal."""
-    group = _group_of(key, found)
+    group = _group_of(found)
     if group is not None:
         cgroup.remove(group)
 
 
-def remove_leftovers(base: cgroup.Base, folder: Callable[[Key], str]) -> None:
-    """Remove empty groups of attempts that are over: their shims died with their daemon."""
-    for name in cgroup.leftovers(base):
-        key = key_of_group(name)
-        if key is not None and attempt.look(folder(key)).kind not in (LookKind.RUNNING, LookKind.UNCLAIMED):
-            cgroup.remove(os.path.join(base.path, name))
+def remove_leftovers(groups: str, dying: Container[int] = ()) -> int:
+    """Remove the empty cgroups of dead shims in the folder ``groups``; returns how many of theirs are not empty, or are
+    of shims that are just ``dying`` (their pids)."""
+    left = 0
+    for name in cgroup.leftovers(groups):
+        shim = record.parse_group(name)
+        if shim is None:
+            continue
+        if identity.alive(*shim):
+            left += shim[0] in dying
+        else:
+            left += not cgroup.remove(os.path.join(groups, name))
+    return left
 
 
-async def sweep(key: Key, folder: str, within_seconds: float) -> int:
+async def remove_base(groups: str, busy: Container[int | None], within_seconds: float = 1.0) -> None:
+    """Remove the folder ``groups`` once the idle shims, just told to end, took their own cgroups away; it stays where
+    ``busy`` shims (their pids) have jobs in it."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_seconds
+    while loop.time() < deadline:
+        remove_leftovers(groups)
+        shims = [record.parse_group(name) for name in cgroup.leftovers(groups)]
+        if not any(shim is not None and shim[0] not in busy for shim in shims):
+            break
+        await asyncio.sleep(_AGAIN_SECONDS)
+    with contextlib.suppress(OSError):
+        os.rmdir(groups)
+
+
+async def sweep(folder: str, within_seconds: float) -> int:
     """SIGKILL what is left of the attempt in ``folder``: its cgroup, and every process that carries its token.
 
     Returns how many could not be ended in time. Does nothing to an attempt whose shim is alive.
@@ -58,15 +71,18 @@ async def sweep(key: Key, folder: str, within_seconds: float) -> int:
     found = attempt.look(folder)
     if found.kind is LookKind.RUNNING:
         return 0
-    group = _group_of(key, found)
+    group = _group_of(found)
     spec = attempt.read_launch(folder)
     loop = asyncio.get_running_loop()
     begun = loop.time()
+    clean = 0
     while True:
         marked, unsure = _kill_marked(spec)
         left = _kill_group(group) | marked
         waited = loop.time() - begun
-        if not left and _is_settled(group, unsure, waited):
+        clean = clean + 1 if not left and _is_settled(group, unsure, waited) else 0
+        # A process born after the list was made, whose parent died before it was asked, is seen by the next look only.
+        if clean >= (_CLEAN_LOOKS if group is None else 1):
             return 0
         if waited > within_seconds:
             return len(left)

@@ -1,8 +1,9 @@
 """A warm process that forks shims: a Python start for each would cost 15 ms. Standard library only.
 
-Every request, one datagram of any content, is answered with ``PID`` and a descriptor, the daemon's end of the shim's
-line, whose end of file tells the shim's death; or with ``!TEXT`` where no process could be made. The zygote ends when
-the daemon's end of its socket closes; its shims live on. Killing it costs nothing but a new start.
+Every request, one datagram with the folder for the cgroups of jobs (``-``: none), is answered with ``PID`` and a
+descriptor, the daemon's end of the shim's line, whose end of file tells the shim's death; or with ``!TEXT`` where no
+process could be made. The zygote ends when the daemon's end of its socket closes; its shims live on. Killing it costs
+nothing but a new start.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 
 from p104d.processes import identity, native, shim
 
-_REQUEST_BYTES = 64
+_REQUEST_BYTES = 8192
 
 
 class Zygote:
@@ -47,14 +48,15 @@ class Zygote:
 
     def _answer(self) -> bool:
         try:
-            if not self._link.recv(_REQUEST_BYTES):
+            request = self._link.recv(_REQUEST_BYTES)
+            if not request:
                 return False
-            self._fork()
+            self._fork(None if request == b"-" else os.fsdecode(request))
         except (BrokenPipeError, ConnectionResetError):
             return False
         return True
 
-    def _fork(self) -> None:
+    def _fork(self, groups: str | None) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
             try:
@@ -63,15 +65,15 @@ class Zygote:
                 self._link.send(b"!" + str(error.strerror).encode())
                 return
             if pid == 0:
-                self._become_shim(ours, theirs)
+                self._become_shim(ours, theirs, groups)
             socket.send_fds(self._link, [b"%d" % pid], [ours.fileno()])
 
-    def _become_shim(self, daemons: socket.socket, own: socket.socket) -> None:
+    def _become_shim(self, daemons: socket.socket, own: socket.socket, groups: str | None) -> None:
         try:
             daemons.close()
             self._link.close()
             os.close(self._signals)
-            shim.serve(own, self._protected)
+            shim.serve(own, groups, self._protected)
         finally:
             os._exit(0)
 

@@ -107,6 +107,27 @@ def test_a_job_whose_shim_died(own: Rig, idempotent: bool, daemon_too: bool) -> 
     assert len(own.show(job)["attempts"]) == (2 if idempotent else 1)
 
 
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_an_attempt_whose_claim_a_power_failure_took(own: Rig, idempotent: bool) -> None:
+    """Executed, and nothing of that on the disk: the database alone knows that it was started under another boot."""
+    job = own.sh("echo $$ $P104_ATTEMPT; [ $P104_ATTEMPT = 2 ] || exec sleep 60", idempotent=idempotent)
+    own.reads(job, " 1")
+    shim = shim_of(own, job)
+    own.kill()
+    os.kill(shim, signal.SIGKILL)
+    [folder] = own.store.glob(f"jobs/0/{job}-1")
+    for path in folder.iterdir():
+        path.unlink()
+    with sqlite3.connect(own.store / "queue.db") as database:
+        database.execute("UPDATE attempts SET boot_id = 'another' WHERE job_id = ?", (job,))
+    database.close()
+    own.start()
+    [ended] = own.wait(job)
+    assert ended["state"] == ("succeeded" if idempotent else "lost"), own.show(job)
+    assert own.show(job)["attempts"][0]["outcome"] == "lost"
+    assert len(own.show(job)["attempts"]) == (2 if idempotent else 1)
+
+
 def test_many_kills_lose_nothing_and_run_nothing_twice(own: Rig) -> None:
     jobs: list[int] = []
     for round_ in range(4):

@@ -129,7 +129,7 @@ def drive(body: Callable[[Rig], Awaitable[None]], **options: Any) -> None:
             await rig.supervisor.close()
         await eventually(lambda: not [pid for pid in shims if is_alive(pid)], 10)
         if base is not None:
-            await eventually(lambda: not cgroup.leftovers(base), 10)
+            await eventually(lambda: not cgroup.leftovers(base.path), 10)
             cgroup.remove(base.path)
 
     folder = tempfile.mkdtemp(dir="/tmp", prefix="p104-")

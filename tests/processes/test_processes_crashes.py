@@ -12,7 +12,7 @@ import sys
 import pytest
 from process_rig import Rig, drive, eventually, is_alive
 
-from p104d.processes import cgroup, identity
+from p104d.processes import cgroup, identity, record
 from p104d.processes.attempt import Key, LookKind
 from p104d.processes.events import Ended, LaunchFailed, Running
 
@@ -22,24 +22,25 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 SABOTAGED = """
 import os, sys
 sys.path.append({root!r})
-from p104d.processes import holding, shim, zygote
+from p104d.processes import holding, zygote
 def point(name, at={step!r}):
     if name == at and shim_ids and shim_ids[-1] == 1:
         os.kill(os.getpid(), 9)
 shim_ids = []
-holding.point = shim.point = point
+holding.point = point
 read = holding.Holding.read_launch
 def remember(self):
-    launch = read(self)
+    orders, launch = read(self)
     shim_ids.append(launch["id"])
-    return launch
+    return orders, launch
 holding.Holding.read_launch = remember
 zygote.main(int(sys.argv[1]))
 """
 
-UNCLAIMED_STEPS = ("locked", "allocated")
-CLAIMED_STEPS = ("claimed", "forked", "durable", "running", "ending")
-WRITTEN_STEPS = ("written", "ended")
+UNCLAIMED_STEPS = ("instructed", "locked", "allocated")
+CLAIMED_STEPS = ("claimed", "let go", "running", "durable", "ending")
+#: The last is the next child's, which is forked once the attempt is over.
+WRITTEN_STEPS = ("written", "ended", "forked")
 
 
 def sabotaged(step: str) -> list[str]:
@@ -67,41 +68,62 @@ def test_a_shim_killed_at_any_step(step: str) -> None:
             assert look.exit.exit_code == 0
         assert await rig.supervisor.sweep(key) == 0
         assert not rig.marked()
-        if step in ("claimed", "forked"):  # before it was durable, nothing may have been executed
+        if step == "claimed":  # and the child not let go yet
             assert not os.path.exists(f"{rig.folder}/proof")
         ended, _ = await rig.run("true")  # and the next one is served as ever
         assert ended.exit_code == 0
+        # What the dead shim kept ahead, and its cgroup, went with it.
+        if rig.supervisor.cgroup_base is not None:
+            await eventually(lambda: not [name for name in _groups(rig) if not _shim_lives(name)])
 
     drive(body, zygote_argv=sabotaged(step))
 
 
-#: A zygote whose shims, with the job forked and the claim not yet durable, wait for a file.
+def _groups(rig: Rig) -> list[str]:
+    base = rig.supervisor.cgroup_base
+    return cgroup.leftovers(base.path) if base is not None else []
+
+
+def _shim_lives(group: str) -> bool:
+    shim = record.parse_group(group)
+    assert shim is not None, group
+    return identity.alive(*shim)
+
+
+#: A zygote whose shims wait for a file at a named step of the attempt.
 WAITING = """
 import os, sys, time
 sys.path.append({root!r})
-from p104d.processes import shim, zygote
+from p104d.processes import holding, zygote
 def point(name):
-    if name == "forked":
-        open("{folder}/forked", "w").close()
-        while os.path.exists("{folder}/forked") and not os.path.exists("{folder}/go"): time.sleep(0.01)
-shim.point = point
+    if name == {step!r}:
+        open("{folder}/there", "w").close()
+        while os.path.exists("{folder}/there") and not os.path.exists("{folder}/go"): time.sleep(0.01)
+holding.point = point
 zygote.main(int(sys.argv[1]))
 """
 
 
-def test_nothing_is_executed_before_the_claim_is_durable() -> None:
+def waiting(rig: Rig, step: str) -> Rig:
+    code = WAITING.format(root=ROOT, folder=rig.folder, step=step)
+    return Rig(rig.folder, token=rig.token, zygote_argv=[sys.executable, "-I", "-S", "-X", "utf8", "-c", code])
+
+
+@pytest.mark.parametrize("step", ["instructed", "allocated", "claimed"])
+def test_nothing_is_executed_before_the_claim(step: str) -> None:
+    """Its orders read and everything prepared, the child waits."""
+
     async def body(rig: Rig) -> None:
         await rig.supervisor.close()
-        code = WAITING.format(root=ROOT, folder=rig.folder)
-        slow = Rig(rig.folder, token=rig.token, zygote_argv=[sys.executable, "-I", "-S", "-X", "utf8", "-c", code])
+        slow = waiting(rig, step)
         await slow.supervisor.start()
         key = slow.sh(f"touch {rig.folder}/proof")
-        await eventually(lambda: os.path.exists(f"{rig.folder}/forked"))
-        shim = slow.supervisor.look(key).pid
-        assert shim is not None
-        child = (await eventually(lambda: identity.children(shim)))[0]
+        await eventually(lambda: os.path.exists(f"{rig.folder}/there"))
+        assert slow.supervisor.look(key).kind is (LookKind.RUNNING if step == "claimed" else LookKind.UNCLAIMED)
+        [shim] = [pid for pid in slow.shims() if slow.supervisor._watched[key].pid == pid]
+        [child] = identity.children(shim)
         # Asleep in its read is as far as it may come.
-        await eventually(lambda: _waits_in(child, "pipe") or os.path.exists(f"{rig.folder}/proof"))
+        await eventually(lambda: _waits_in(child, "unix") or os.path.exists(f"{rig.folder}/proof"))
         assert not os.path.exists(f"{rig.folder}/proof")
         with open(f"{rig.folder}/go", "w"):
             pass
@@ -118,6 +140,45 @@ def _waits_in(pid: int, what: str) -> bool:
             return True
     with open(f"/proc/{pid}/status") as status:  # where the kernel hides wchan
         return "State:\tS" in status.read()
+
+
+#: A zygote whose shims note the order of their syncs and of what they tell.
+NOTING = """
+import os, sys
+sys.path.append({root!r})
+from p104d.processes import holding, line, zygote
+def note(text):
+    with open("{folder}/noted", "a") as file: file.write(text + "\\n")
+fsync, fdatasync, tell = os.fsync, os.fdatasync, line.Line.tell
+def on_fsync(descriptor):
+    if {broken} and not os.path.exists("{folder}/mended"):
+        open("{folder}/mended", "w").close()
+        raise OSError(5, "no")
+    fsync(descriptor)
+    note("folder" if os.path.isdir(f"/proc/self/fd/{{descriptor}}") else "file")
+os.fsync = on_fsync
+os.fdatasync = lambda descriptor: (fdatasync(descriptor), note("record"))
+line.Line.tell = lambda self, message, events: (note(message["event"]), tell(self, message, events))
+zygote.main(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("argv", [("true",), ("no-such-command",)], ids=["ran", "did not start"])
+@pytest.mark.parametrize("broken", [False, True])
+def test_claim_and_record_are_durable_before_the_end_is_told(argv: tuple[str, ...], broken: bool) -> None:
+    async def body(rig: Rig) -> None:
+        await rig.supervisor.close()
+        code = NOTING.format(root=ROOT, folder=rig.folder, broken=broken and argv == ("true",))
+        noting = Rig(rig.folder, token=rig.token, zygote_argv=[sys.executable, "-I", "-S", "-X", "utf8", "-c", code])
+        await noting.supervisor.start()
+        await noting.ended(noting.launch(*argv))
+        with open(f"{rig.folder}/noted") as file:
+            noted = file.read().split()
+        # Not before the exec, which would wait for the disk; a disk that refused once is asked again at the end.
+        assert noted == [*(["running"] if argv == ("true",) else []), "folder", "record", "ended"]
+        await noting.supervisor.close()
+
+    drive(body)
 
 
 @pytest.mark.parametrize("cgroups", [True, False], ids=["cgroup", "token"])
@@ -234,9 +295,7 @@ def test_jobs_outlive_a_killed_daemon_and_are_adopted() -> None:
         assert rig.supervisor.stop(fourth)  # not adopted before: found by its claim
         assert (await rig.ended(fourth)).reason == "stopped"
         assert not rig.marked()
-        if rig.supervisor.cgroup_base is not None:
-            base = rig.supervisor.cgroup_base
-            await eventually(lambda: not cgroup.leftovers(base))
+        await eventually(lambda: not [name for name in _groups(rig) if int(name.split("-")[1]) not in rig.shims()])
 
     async def with_unstarted(rig: Rig) -> None:
         await rig.supervisor.close()
