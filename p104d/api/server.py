@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 #: A submission's cap is 16 MiB of specs; JSON quoting may double a text, and more than that is no submission.
 MAX_BODY_BYTES = 33 * 2**20
 MAX_IDS = 100_000
+#: A verb is one transaction, a fraction of a millisecond a job: nobody else is answered meanwhile.
+MAX_VERB_IDS = 10_000
 _WIRE = {"P104-Wire": str(m.WIRE_VERSION)}
 _encode = msgspec.json.Encoder().encode
 
@@ -187,6 +189,8 @@ class Server:
     async def _verb(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         body = await _ids(request)
         verb = request.path.rsplit("/", 1)[-1]
+        if len(body.ids) > MAX_VERB_IDS:
+            raise RefusedError(f"{len(body.ids)} ids in one request", mend=f"name at most {MAX_VERB_IDS} at a time")
         if verb == "priority" and body.priority is None:
             raise UsageError("no priority given", mend="give a number from -1000 to 1000")
         return answer(self._service.verb(caller, verb, body.ids, body.priority))

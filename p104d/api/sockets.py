@@ -28,12 +28,24 @@ def socket_candidates(explicit: str | None, environ: Mapping[str, str]) -> list[
         return [given]
     names = ("p104d", "p104d-simulated")
     found = []
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    if runtime:
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/"):  # the XDG specification has relative ones ignored
         found += [f"{runtime}/{name}/p104d.sock" for name in names]
-    state = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    state = environ.get("XDG_STATE_HOME", "")
+    if not state.startswith("/"):
+        state = (environ.get("HOME") or _home()) + "/.local/state"
     found += [f"{state}/{name}/run/p104d.sock" for name in names]
     return [*found, SYSTEM_SOCKET]
+
+
+def _home() -> str:
+    """The account's folder, for a caller whose HOME is empty or unset; / where there is no account."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "/"
 
 
 def connect(path: str, timeout: float | None) -> socket.socket:

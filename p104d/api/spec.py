@@ -68,7 +68,8 @@ class Document(msgspec.Struct, frozen=True):
 class ParsedDocument(msgspec.Struct, frozen=True, kw_only=True):
     """One checked document. ``jobs`` has one combination of matrix values a job, ``{}`` where there is no matrix.
 
-    ``kept`` names the variables of ``spec.env`` that came from the caller's environment.
+    ``kept`` names the variables of ``spec.env`` that came from the caller's environment; ``places`` tells where each
+    key stands, for what is found wrong later.
     """
 
     spec: JobSpec
@@ -76,6 +77,12 @@ class ParsedDocument(msgspec.Struct, frozen=True, kw_only=True):
     line: int
     jobs: list[dict[str, str]]
     kept: tuple[str, ...] = ()
+    places: dict[str, str] = {}
+
+    def place_of(self, *keys: str) -> str:
+        """Where the first of ``keys`` that was given stands, as errors begin: ``job.yaml:7: vram``."""
+        given = next((key for key in keys if key in self.places), None)
+        return f"{self.where}: {keys[0]}" if given is None else f"{self.places[given]}: {given}"
 
     @property
     def where(self) -> str:
@@ -179,6 +186,7 @@ def _document(
         line=root.line,
         jobs=combinations(matrix),
         kept=tuple(name for name in kept if name not in own_env),
+        places={key: field.where for key, field in entries.items()},
     )
 
 

@@ -16,11 +16,15 @@ from p104d.store.reads import OpenAttempt
 def messages(rig: Rig, attempts: Sequence[OpenAttempt]) -> list[m.Card]:
     """What people see, by index; missing cards last."""
     holds = holds_by_card(attempts)
-    cards = [_message(rig, uuid, holds.get(uuid, ())) for uuid in rig.records]
-    return sorted(cards, key=lambda card: (card.state == "missing", card.index or 0, card.uuid))
+    present = frozenset(rig.records[uuid].identity.index for uuid in rig.sights)
+    cards = [_message(rig, uuid, holds.get(uuid, ()), present) for uuid in rig.records]
+    last = 1 << 30
+    return sorted(
+        cards, key=lambda card: (card.state == "missing", last if card.index is None else card.index, card.uuid)
+    )
 
 
-def _message(rig: Rig, uuid: str, holds: Sequence[Hold]) -> m.Card:
+def _message(rig: Rig, uuid: str, holds: Sequence[Hold], taken: frozenset[int]) -> m.Card:
     record, sight = rig.records[uuid], rig.sights.get(uuid)
     identity = record.identity
     condition = rig.condition(uuid, [hold.job_id for hold in holds])
@@ -28,7 +32,8 @@ def _message(rig: Rig, uuid: str, holds: Sequence[Hold]) -> m.Card:
     reading = sight.report.reading if sight and not gone else CardReading()
     entry = lookup(identity.device_id, identity.name)
     return m.Card(
-        index=identity.index,
+        # A missing card's old index may be another's by now: one index, one card.
+        index=None if gone and identity.index in taken else identity.index,
         uuid=uuid,
         name=identity.name or (entry.name if entry else None),
         bus_id=identity.bus_id,
@@ -67,5 +72,5 @@ def _message(rig: Rig, uuid: str, holds: Sequence[Hold]) -> m.Card:
         memory_clock_mhz=reading.memory_clock_mhz,
         persistence=reading.persistence,
         first_seen_at=iso(record.first_seen_at),
-        last_seen_at=iso(record.last_seen_at),
+        last_seen_at=iso(sight.seen_at if sight and not gone else record.last_seen_at),
     )

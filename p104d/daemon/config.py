@@ -110,6 +110,10 @@ def settle(config: Config, where: str = "configuration") -> Settings:
     for key in ("cpu_jobs", "queue_limit", "queue_limit_per_user", "max_pids"):
         if getattr(config, key) < 0:
             raise UsageError(f"{where}: {key}: must not be negative")
+    if config.notify.webhook and not config.notify.webhook.startswith(("http://", "https://")):
+        raise UsageError(
+            f"{where}: notify.webhook: {config.notify.webhook!r} is no URL", mend="write https://example.org/hook"
+        )
     return Settings(
         cpu_jobs=config.cpu_jobs or (os.cpu_count() or 1),
         host_ram_bytes=size("host_ram") if config.host_ram else _total_ram(),

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from p104d.core.errors import P104Error
+from p104d.daemon.accounts import own_account
 
 
 class Places(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,13 +33,13 @@ class Places(msgspec.Struct, frozen=True, kw_only=True):
 def places(*, system: bool, state: str | None, socket: str | None, config: str | None, simulated: bool) -> Places:
     """Resolve the defaults of design: /var/lib, /run and /etc for the system, the XDG folders for a user."""
     name = "p104d-simulated" if simulated else "p104d"
-    home = Path(os.environ.get("HOME") or os.path.expanduser("~"))
-    state_home = Path(os.environ.get("XDG_STATE_HOME") or home / ".local/state")
-    config_home = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
-    runtime_home = os.environ.get("XDG_RUNTIME_DIR")
+    home = Path(os.environ.get("HOME") or own_account().home)
+    state_home = _xdg("XDG_STATE_HOME") or home / ".local/state"
+    config_home = _xdg("XDG_CONFIG_HOME") or home / ".config"
+    runtime_home = _xdg("XDG_RUNTIME_DIR")
     default_state = Path("/var/lib") / name if system else state_home / name
     state_dir = Path(os.path.abspath(state)) if state else default_state
-    own_runtime = Path(runtime_home) / name if runtime_home else state_dir / "run"
+    own_runtime = runtime_home / name if runtime_home else state_dir / "run"
     runtime = Path("/run") / name if system else own_runtime
     default_config = Path("/etc/p104d/config.toml") if system else config_home / "p104d/config.toml"
     chosen = Path(config) if config else default_config
@@ -48,6 +49,12 @@ def places(*, system: bool, state: str | None, socket: str | None, config: str |
         socket=Path(os.path.abspath(socket)) if socket else runtime / "p104d.sock",
         config=chosen if config or chosen.exists() else None,
     )
+
+
+def _xdg(variable: str) -> Path | None:
+    """A base folder of the XDG specification, which has relative ones ignored."""
+    value = os.environ.get(variable, "")
+    return Path(value) if value.startswith("/") else None
 
 
 def make_folders(where: Places, *, system: bool) -> None:

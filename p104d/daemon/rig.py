@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
@@ -31,12 +33,18 @@ class Sight(msgspec.Struct, kw_only=True):
 
     report: CardReport
     at: float
+    seen_at: float = 0.0
     foreign_bytes: int = 0
     ours: dict[int, int] = {}
     pids: frozenset[int] = frozenset()
     looked_at: float = 0.0
     good_cycles: int = _TRUST_AFTER_CYCLES
     last_fault: tuple[str, str | None] | None = None
+
+    @property
+    def trusted(self) -> bool:
+        """Has it answered well for long enough?"""
+        return self.good_cycles >= _TRUST_AFTER_CYCLES
 
 
 class Changes(msgspec.Struct, kw_only=True):
@@ -66,6 +74,7 @@ class Rig:
         self.problem: DriverProblem | None = None
         self.driver: str | None = None
         self.counted = False
+        self._first_look = asyncio.Event()
         self._missing_after = missing_after
         self._owner_of = owner_of
         self._is_alive = is_alive
@@ -83,6 +92,7 @@ class Rig:
         if cycle.problem is None or cycle.cards:
             changes.material |= not self.counted
             self.counted = True
+            self._first_look.set()
         for report in cycle.cards:
             self._seen(report, cycle, changes)
         self._suspect(cycle, changes)
@@ -93,6 +103,12 @@ class Rig:
             changes.bad = self._gone_bad(conditions)
         self._conditions = conditions
         return changes
+
+    async def first_look(self, patience: float) -> None:
+        """Until the first look at the cards is in, or ``patience`` seconds have passed without one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._first_look.wait()
 
     def _gone_bad(self, conditions: Mapping[str, Condition]) -> list[CardBad]:
         """Cards that were in service at the last look and have taken themselves out."""
@@ -118,7 +134,7 @@ class Rig:
             changes.save.append(record)
 
     def _sight(self, report: CardReport, cycle: Cycle, before: Sight | None) -> Sight:
-        sight = Sight(report=report, at=cycle.monotonic)
+        sight = Sight(report=report, at=cycle.monotonic, seen_at=cycle.at)
         if before is not None:
             sight.foreign_bytes, sight.ours, sight.looked_at = before.foreign_bytes, before.ours, before.looked_at
             sight.good_cycles, sight.last_fault = before.good_cycles, before.last_fault
@@ -214,7 +230,7 @@ class Rig:
         """A card's state, its cause and what placement is told; ``jobs`` are those that hold it."""
         record, sight = self.records[uuid], self.sights.get(uuid)
         report, suspected = (sight.report if sight else None), record.suspect
-        if sight is not None and sight.report.fault is None and sight.good_cycles < _TRUST_AFTER_CYCLES:
+        if sight is not None and sight.report.fault is None and not sight.trusted:
             # It answers again; a few more good looks before it is given work.
             report = msgspec.structs.replace(sight.report, fault="recovering", fault_text="it answers again")
         found = card_condition(
@@ -273,6 +289,11 @@ class Rig:
             record, sight = self.records[uuid], self.sights.get(uuid)
             condition = self.condition(uuid, ())
             report = sight.report if sight else None
+            if report is not None and report.fault is None and sight is not None and not sight.trusted:
+                found.append(f"card {record.identity.index} answers again; it is given work after a few good looks")
+                continue
+            if report is None and self.problem is not None and not self.sights:
+                continue  # the driver is what is missing, and that was said
             found += card_warnings(report, record.identity, verdict=record.verdict, condition=condition)
         return found
 

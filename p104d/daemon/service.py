@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from sqlalchemy.engine import Connection, Row
 import p104d
 from p104d.api import messages as m
 from p104d.api.service import Caller, LogQuery
-from p104d.core.errors import NotAllowedError, NotFoundError, RefusedError
+from p104d.core.errors import NotAllowedError, NotFoundError, RefusedError, UnavailableError
 from p104d.core.job import ENDED, JobState
 from p104d.core.units import iso
 from p104d.daemon import doctor, views
@@ -155,7 +156,8 @@ class DaemonService:
         return m.Explained(
             id=row.id,
             waiting_because=found.waiting_because,
-            cards=[m.Refusal(card.uuid, card.refusal) for card in found.cards],
+            # A job for the processor asks no card, so none has an answer.
+            cards=[m.Refusal(card.uuid, card.refusal) for card in found.cards] if explainer.asks_cards(row) else [],
         )
 
     async def wait(self, caller: Caller, ids: list[int], timeout: float | None) -> m.WaitedJobs:  # noqa: ARG002
@@ -193,6 +195,9 @@ class DaemonService:
         path = Path(name)
         try:
             await asyncio.to_thread(self._loop.database.copy_to, path)
+        except sqlite3.Error as error:
+            path.unlink(missing_ok=True)
+            raise UnavailableError(f"the copy cannot be made: {error}", mend=f"free space on {path.parent}") from None
         except BaseException:
             path.unlink(missing_ok=True)
             raise

@@ -27,6 +27,7 @@ from p104d.store.submit import NewDocument, Submitter, submit
 #: Smaller submissions are parsed on the loop: they take well under the few milliseconds that a thread's start and
 #: the hand-over cost.
 _INLINE_BYTES = 8 * 1024
+_INVENTORY_SECONDS = 10.0
 
 
 class Intake:
@@ -38,6 +39,9 @@ class Intake:
     async def read(self, caller: Caller, request: m.SubmitRequest) -> list[ParsedDocument]:
         """The checked documents. Raises UsageError or RefusedError, naming file, line and field."""
         self._admit(caller)
+        if not self._loop.rig.counted and any("only" in each.text for each in request.documents):
+            # An index or a name means a card only once they have been looked at, which takes a moment after a start.
+            await self._loop.rig.first_look(_INVENTORY_SECONDS)
         documents = [Document(each.file, each.text) for each in request.documents]
         cards = CardNames(self._loop.rig)
         context = Context(
@@ -69,7 +73,7 @@ class Intake:
         spec = parsed.spec
         if spec.priority > 0 and not caller.admin:
             raise RefusedError(
-                f"{parsed.where}: priority: above 0 is for root and group p104-admin", mend="leave it at 0"
+                f"{parsed.place_of('priority')}: above 0 is for root and group p104-admin", mend="leave it at 0"
             )
         rig = self._loop.rig
         host = self._loop.observer.host(())
@@ -79,7 +83,9 @@ class Intake:
             cards = _as_many_as_asked(spec, cards)
         why = impossible(cards, host, spec.requirement())
         if why is not None:
-            raise RefusedError(f"{parsed.where}: {_field(spec, why)}: {why}", mend="p104ctl cards shows what there is")
+            keys = _fields(spec, why)
+            mend = "p104ctl doctor shows what there is" if keys[0] == "ram" else "p104ctl cards shows what there is"
+            raise RefusedError(f"{parsed.place_of(*keys)}: {why}", mend=mend)
 
     def store(
         self,
@@ -93,7 +99,13 @@ class Intake:
         """Insert everything; part of a step of the loop."""
         self._check_room(conn, caller, sum(len(each.jobs) for each in parsed))
         documents = [
-            NewDocument(spec=each.spec, combinations=each.jobs, kept=each.kept, umask=umask & 0o777, where=each.where)
+            NewDocument(
+                spec=each.spec,
+                combinations=each.jobs,
+                kept=each.kept,
+                umask=umask & 0o777,
+                where=each.place_of("after"),
+            )
             for each in parsed
         ]
         made = submit(conn, documents, Submitter(caller.uid, caller.user), now)
@@ -125,9 +137,10 @@ def _as_many_as_asked(spec: JobSpec, cards: tuple[CardView, ...]) -> tuple[CardV
     return cards + extra
 
 
-def _field(spec: JobSpec, why: str) -> str:
+def _fields(spec: JobSpec, why: str) -> tuple[str, ...]:
+    """The keys that an impossibility is about, the likeliest first."""
     if "host memory" in why:
-        return "ram"
+        return ("ram",)
     if spec.only and "only" in why:
-        return "only"
-    return "vram" if spec.vram_bytes is not None and "asks " in why and " on " in why else "cards"
+        return ("only", "cards")
+    return ("vram", "cards", "command") if spec.vram_bytes is not None and " on " in why else ("cards", "command")

@@ -18,6 +18,8 @@ from p104d.store import reads
 #: ``list`` may show thousands of waiting jobs; the first so many (per requirement one answer serves all but the
 #: head) are explained from one snapshot, and the rest are known to wait behind them.
 _EXPLAINED = 64
+#: So many unmet needs are counted for a sentence; a job may come after more by naming a matrix.
+_COUNTED = 10_000
 
 
 class Explainer:
@@ -55,6 +57,10 @@ class Explainer:
             return msgspec.structs.replace(found, waiting_because=self._uncounted())
         return found
 
+    def asks_cards(self, row: Any) -> bool:
+        """Does the job want any card?"""
+        return reads.requirement(self._conn, row.requirement_id).cards > 0
+
     def _uncounted(self) -> str:
         problem = self._loop.rig.problem
         return f"{problem.message}; {problem.mend}" if problem else words.blocked_by_inventory()
@@ -75,4 +81,4 @@ class Explainer:
         return None
 
     def _unmet(self, document_id: int) -> Iterable[int]:
-        return [job_id for job_id, _ in reads.unmet_needs(self._conn, document_id)]
+        return [job_id for job_id, _ in reads.unmet_needs(self._conn, document_id, _COUNTED)]

@@ -212,7 +212,7 @@ def _card(reader: _Reader, table: dict[str, Any], position: int, seed: str) -> R
         name=raw.name,
         uuid=raw.uuid or _uuid(seed, position, raw.name),
         bus_id=reader.bus_id(raw.bus_id or f"{position + 1:02x}:00", where),
-        device_id=_pci_id(reader, raw.device_id or (entry.device_ids[0] if entry else "10de:1b87"), where),
+        device_id=_pci_id(reader, raw.device_id or (entry.device_ids[0] if entry else "10de:0000"), where),
         subsystem_id=_pci_id(reader, raw.subsystem_id, where),
         vbios=raw.vbios,
         memory=memory,

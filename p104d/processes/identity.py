@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 _PF_KTHREAD = 0x00200000  # linux/sched.h
 
@@ -47,6 +47,16 @@ def parent(pid: int) -> int | None:
     """The parent's pid; None when there is no such process."""
     fields = _stat_fields(pid)
     return int(fields[1]) if fields else None
+
+
+def ancestor_among(pid: int, wanted: Container[int]) -> int | None:
+    """``pid`` itself or the nearest of its parents that is in ``wanted``; None where none is."""
+    ancestor: int | None = pid
+    for _ in range(1000):  # a backstop: chains of parents end at 0
+        if ancestor is None or ancestor <= 1 or ancestor in wanted:
+            break
+        ancestor = parent(ancestor)
+    return ancestor if ancestor is not None and ancestor in wanted else None
 
 
 def alive(pid: int, start: int) -> bool:

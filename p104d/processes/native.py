@@ -81,6 +81,22 @@ def _clone(flags: int, folder: int) -> int:
     return int(_locked_libc.syscall(ctypes.c_long(_SYS_CLONE3), ctypes.byref(arguments), size))
 
 
+#: rt_sigaction(2) by machine; elsewhere the two signals stay as they were found.
+_SYS_RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
+
+
+def default_reserved_signals() -> None:
+    """Signals 32 and 33 belong to the C library, whose sigaction refuses them; but whoever started the daemon may
+    ignore them, and a job would inherit that."""
+    number = _SYS_RT_SIGACTION.get(os.uname().machine)
+    if number is None:
+        return
+    # struct kernel_sigaction: handler (SIG_DFL is 0), flags, restorer, mask
+    action, size = (ctypes.c_uint64 * 4)(), ctypes.c_size_t(8)
+    for reserved in (32, 33):
+        _libc.syscall(ctypes.c_long(number), ctypes.c_long(reserved), ctypes.byref(action), None, size)
+
+
 def read_signals(descriptor: int) -> set[int]:
     """The numbers of the signals that arrived on a :func:`signal_descriptor`; empty when none did."""
     try:

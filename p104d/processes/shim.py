@@ -45,6 +45,7 @@ class Shim:
         self._tree = Tree(None)
         self._main = -1
         self._status: int | None = None
+        self._left = True
         self._report = -1
         self._failure: job.Failure | None = None
         self._reason: str | None = None
@@ -110,14 +111,15 @@ class Shim:
     # --- while it runs -------------------------------------------------------------------------------------------
 
     def _watch(self, pump: Pump) -> None:
-        """Serve commands, signals, output and deadlines until the main process has ended."""
+        """Serve commands, signals, output and deadlines until the main process has ended; of a job that was told to
+        stop, until all of it has, or its grace is over."""
         poll = select.poll()
         for descriptor in (self._signals, self._report, pump.pipe):
             poll.register(descriptor, select.POLLIN)
         link = self._line.link.fileno() if self._line.link else -1
         if link >= 0:
             poll.register(link, select.POLLIN)
-        while self._status is None or self._report >= 0:
+        while self._status is None or self._report >= 0 or self._lingers():
             for descriptor, _ in poll.poll(self._patience()):
                 if descriptor == self._signals:
                     self._on_signals(native.read_signals(descriptor))
@@ -141,7 +143,8 @@ class Shim:
 
     def _on_signals(self, arrived: set[int]) -> None:
         if signal.SIGCHLD in arrived:
-            self._status = self._tree.reap()[0].get(self._main, self._status)
+            ended, self._left = self._tree.reap()
+            self._status = ended.get(self._main, self._status)
         if signal.SIGUSR1 in arrived:
             self._kill()
         elif signal.SIGTERM in arrived:
@@ -162,8 +165,12 @@ class Shim:
             self._kill_at = time.monotonic() + self._launch["grace_seconds"]
             self._tree.terminate()
 
+    def _lingers(self) -> bool:
+        """The shell is gone at once when it is told to stop; what it ran may be saving its work, and has the grace."""
+        return self._kill_at is not None and self._left and time.monotonic() < self._kill_at
+
     def _kill(self) -> None:
-        if self._status is None:
+        if self._status is None or self._lingers():
             self._reason = self._reason or "stopped"
             self._limit_at, self._kill_at = None, time.monotonic()
 
@@ -283,6 +290,7 @@ def take_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, *_UNPYTHON))
     for number in _UNPYTHON:
         signal.signal(number, signal.SIG_DFL)
+    native.default_reserved_signals()
 
 
 def main(folder: str) -> None:

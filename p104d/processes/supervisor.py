@@ -300,19 +300,14 @@ class Supervisor:
     def owner_of(self, pid: int) -> Key | None:
         """The attempt of ours that ``pid`` belongs to; None for a stranger's process."""
         shims = {watched.pid: key for key, watched in self._watched.items() if watched.pid is not None}
-        ancestor: int | None = pid
+        ancestor = pid
         shim = record.parse_group(cgroup.name_within(pid, self._base)) if self._base is not None else None
         if shim is not None:  # however far it strayed from its parents
             if shim in self._dead:
                 return self._dead[shim]
             ancestor = shim[0] if identity.alive(*shim) else pid
-        for _ in range(1000):  # a backstop: chains of parents end at 0
-            if ancestor is None or ancestor <= 1:
-                return None
-            if ancestor in shims:
-                return shims[ancestor]
-            ancestor = identity.parent(ancestor)
-        return None
+        found = identity.ancestor_among(ancestor, shims)
+        return None if found is None else shims[found]
 
     def remove_folder(self, key: Key) -> None:
         """Remove an ended attempt's folder. Raises OSError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from sqlalchemy.engine import Connection
 
-from p104d.core.errors import NotFoundError, RefusedError
+from p104d.core.errors import RefusedError
 from p104d.core.job import ENDED, JobSpec, JobState, Requirement
 from p104d.store import sql
 from p104d.store import tables as t
@@ -44,7 +44,7 @@ class StoredEnv(msgspec.Struct, frozen=True):
 
 
 def submit(conn: Connection, documents: list[NewDocument], who: Submitter, now: float) -> Submitted:
-    """Store ``documents``. Raises NotFoundError or RefusedError for an ``after`` that cannot be waited for."""
+    """Store ``documents``. Raises RefusedError for an ``after`` that cannot be waited for."""
     result = Submitted()
     rows = [(new, insert_document(conn, new)) for new in documents]
     by_name = {new.spec.name: document_id for new, document_id in rows}
@@ -145,9 +145,9 @@ def _insert_needs(conn: Connection, document_id: int, new: NewDocument, by_name:
 
 def _check_waitable(conn: Connection, job_id: int, where: str) -> None:
     state = sql.value(conn, "SELECT state FROM jobs WHERE id = ?", (job_id,))
-    prefix = f"{where}: after: " if where else "after: "
+    prefix = f"{where or 'after'}: "
     if state is None:
-        raise NotFoundError(f"{prefix}there is no job {job_id}", mend="p104ctl list --state all shows the ids")
+        raise RefusedError(f"{prefix}there is no job {job_id}", mend="p104ctl list --state all shows the ids")
     if state in ENDED and state != JobState.SUCCEEDED:
         raise RefusedError(
             f"{prefix}job {job_id} has {state if state != 'lost' else 'been lost'}, so this job could never start",

@@ -50,6 +50,48 @@ def test_what_a_job_leaves_behind_is_killed_before_its_end_is_told(cgroups: bool
     drive(body, cgroups=cgroups)
 
 
+#: Saves its work when told to stop, slower than the shell above it dies.
+SAVES = """
+import signal, sys, time
+def save(*_):
+    time.sleep(0.5); print('saved', flush=True); sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+open(sys.argv[1], 'w').write('1')
+time.sleep(300)
+"""
+
+
+@BOTH
+def test_what_a_shell_ran_has_the_grace_too(cgroups: bool) -> None:
+    async def body(rig: Rig) -> None:
+        ready = f"{rig.folder}/pid"
+        key = rig.launch("/bin/sh", "-c", '/usr/bin/env python3 -S -c "$1" "$2"; echo after', "sh", SAVES, ready)
+        await eventually(lambda: os.path.exists(ready))
+        assert rig.supervisor.stop(key)
+        ended = await rig.ended(key)
+        assert ended.reason == "stopped" and ended.wall_seconds < 5
+        assert "saved" in rig.log(key)
+
+    drive(body, cgroups=cgroups)
+
+
+@BOTH
+def test_the_grace_of_what_is_left_is_bounded_and_can_be_cut_short(cgroups: bool) -> None:
+    async def body(rig: Rig) -> None:
+        for patience, grace in ((0.3, 0.3), (0.0, 60.0)):
+            ready = f"{rig.folder}/ready{grace}"
+            deaf = f"trap '' TERM; : > {ready}; while :; do sleep 0.05; done"
+            key = rig.launch("/bin/sh", "-c", f'sh -c "{deaf}" & wait', grace_seconds=grace)
+            await eventually(lambda path=ready: os.path.exists(path))
+            assert rig.supervisor.stop(key)
+            if not patience:
+                assert rig.supervisor.kill(key)
+            ended = await rig.ended(key)
+            assert ended.reason == "stopped" and ended.left_behind == 0 and patience <= ended.wall_seconds < 20
+
+    drive(body, cgroups=cgroups)
+
+
 @BOTH
 def test_stop_ends_children_that_left_the_session(cgroups: bool) -> None:
     async def body(rig: Rig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from store_rig import NOW, add, bring, check_counts, column, document, end, place, ready_ids, settle, state
 
-from p104d.core.errors import NotFoundError, RefusedError
+from p104d.core.errors import RefusedError
 from p104d.core.job import ENDED, JobState
 from p104d.core.lifecycle import Move
 from p104d.store import moves, reads, sql
@@ -117,7 +117,7 @@ def test_waiting_for_what_cannot_succeed_is_refused_and_nothing_stored(database:
             database.write() as conn:  # fmt: skip
         add(conn, document("fine"), document(after=(dead,)))
     assert caught.value.mend is not None and f"retry {dead}" in caught.value.mend
-    with pytest.raises(NotFoundError, match="no job 999"), database.write() as conn:
+    with pytest.raises(RefusedError, match="no job 999"), database.write() as conn:
         add(conn, document(after=(999,)))
     with database.read() as conn:
         assert sql.value(conn, "SELECT count(*) FROM jobs") == jobs
