@@ -170,7 +170,7 @@ def env_name_problem(name: str) -> str | None:
     if len(name.encode()) > MAX_ENV_NAME_BYTES:
         return f"a name longer than {MAX_ENV_NAME_BYTES} bytes"
     if name.startswith("P104_") or name in _ENV_SET_BY_US:
-        return "set by p104d itself, from the cards it chose"
+        return "set by p104d itself"
     return None
 
 

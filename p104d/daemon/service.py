@@ -19,7 +19,7 @@ from p104d.api.service import Caller, LogQuery
 from p104d.core.errors import NotAllowedError, NotFoundError, RefusedError, UnavailableError
 from p104d.core.job import ENDED, JobState
 from p104d.core.units import iso
-from p104d.daemon import doctor, views
+from p104d.daemon import doctor, memory, views
 from p104d.daemon.cardnames import resolve
 from p104d.daemon.cardviews import messages
 from p104d.daemon.logs import LogReader
@@ -34,6 +34,7 @@ from p104d.store import lists, reads, schedules
 from p104d.store.lists import JobFilter
 
 T = TypeVar("T")
+_AFTER_SECONDS = 1.0
 _SCHEDULE_STATES = {"hold": "held", "release": "active", "cancel": "cancelled"}
 
 
@@ -92,7 +93,9 @@ class DaemonService:
         if query.card is not None:
             query = msgspec.structs.replace(query, card=resolve(self._loop.rig, query.card))
         with self._loop.database.read() as conn:
-            return m.ListedJobs(self._listed(conn, lists.listed(conn, query), caller, explain=True))
+            found = m.ListedJobs(self._listed(conn, lists.listed(conn, query), caller, explain=True))
+        _give_back_later(len(found.jobs))
+        return found
 
     def _listed(
         self, conn: Connection, rows: Sequence[Row[Any]], caller: Caller, *, explain: bool
@@ -221,6 +224,7 @@ class DaemonService:
     async def submit(self, caller: Caller, request: m.SubmitRequest) -> m.Submitted:
         """Check and store jobs, all or none."""
         documents = await self._intake.read(caller, request)
+        _give_back_later(sum(len(each.jobs) for each in documents))
         return self._step(lambda conn, now, work: self._intake.store(conn, caller, documents, request.umask, now, work))
 
     def verb(self, caller: Caller, verb: str, ids: list[int], priority: int | None) -> m.MovedJobs:
@@ -271,7 +275,7 @@ class DaemonService:
     def schedules(self, caller: Caller) -> m.Schedules:  # noqa: ARG002 - names and times only
         """All schedules that are not cancelled."""
         with self._loop.database.read() as conn:
-            return m.Schedules([_schedule(row) for row in schedules.all_schedules(conn)])
+            return m.Schedules([views.schedule(row) for row in schedules.all_schedules(conn)])
 
     def schedule_verb(self, caller: Caller, verb: str, ids: list[int]) -> m.Schedules:
         """hold, release or cancel schedules, all or none."""
@@ -293,23 +297,15 @@ class DaemonService:
         self._step(request)
         with self._loop.database.read() as conn:
             rows = schedules.some_schedules(conn, ids)
-            return m.Schedules([_schedule(row) for row in rows])
+            return m.Schedules([views.schedule(row) for row in rows])
+
+
+def _give_back_later(jobs: int) -> None:
+    """Once the answer to a large request is on its way, what it took is given back."""
+    if jobs >= memory.LARGE:
+        asyncio.get_running_loop().call_later(_AFTER_SECONDS, memory.give_back)
 
 
 def no_such_job(job_id: int) -> NotFoundError:
     """The error of every verb for an id that was never given, or whose job has been forgotten."""
     return NotFoundError(f"there is no job {job_id}", mend="p104ctl list --state all shows the ids")
-
-
-def _schedule(row: Row[Any]) -> m.ListedSchedule:
-    return m.ListedSchedule(
-        id=row.id,
-        name=row.name,
-        cron=row.cron,
-        timezone=row.timezone,
-        state=row.state,
-        next_run_at=iso(row.next_run_at),
-        last_run_at=iso(row.last_run_at),
-        last_job_id=row.last_job_id,
-        user=row.user,
-    )

@@ -95,3 +95,18 @@ def _spec(row: Row[Any], env: StoredEnv | None) -> dict[str, Any]:
     if row.matrix:
         spec["matrix"] = _decode_json(row.matrix)
     return spec
+
+
+def schedule(row: Row[Any]) -> m.ListedSchedule:
+    """A row of ``schedules`` as people see it."""
+    return m.ListedSchedule(
+        id=row.id,
+        name=row.name,
+        cron=row.cron,
+        timezone=row.timezone,
+        state=row.state,
+        next_run_at=iso(row.next_run_at),
+        last_run_at=iso(row.last_run_at),
+        last_job_id=row.last_job_id,
+        user=row.user,
+    )
