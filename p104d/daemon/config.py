@@ -37,8 +37,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     log_limit: str = "16MiB"
     keep_jobs: str = "90d"
     keep_logs: str = "2GiB"
-    queue_limit: int = 1_000_000
-    queue_limit_per_user: int = 1_000_000
+    queue_limit: int = 2_000_000
+    queue_limit_per_user: int = 2_000_000
     allow_root_jobs: bool = False
     launcher: str = "auto"
     max_pids: int = 4096

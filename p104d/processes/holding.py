@@ -109,11 +109,14 @@ class Holding:
 
     def write_exit(self, written: record.ExitDict) -> None:
         """Write how it ended; durable on return, and the claim with it. Raises OSError when the disk itself fails."""
-        self.make_durable()
         point("ending")
         os.pwrite(self._exit, record.encode_exit(written), 0)
         point("written")
         os.fdatasync(self._exit)
+        try:
+            self.make_durable()
+        except OSError:
+            self.make_durable()  # a disk that refused once is asked again
         point("ended")
 
     def close(self) -> None:

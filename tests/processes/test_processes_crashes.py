@@ -174,8 +174,23 @@ def test_claim_and_record_are_durable_before_the_end_is_told(argv: tuple[str, ..
         await noting.ended(noting.launch(*argv))
         with open(f"{rig.folder}/noted") as file:
             noted = file.read().split()
-        # Not before the exec, which would wait for the disk; a disk that refused once is asked again at the end.
-        assert noted == [*(["running"] if argv == ("true",) else []), "folder", "record", "ended"]
+        # Not before the exec, which would wait for the disk; a disk that refused once is asked again.
+        assert noted == [*(["running"] if argv == ("true",) else []), "record", "folder", "ended"]
+        await noting.supervisor.close()
+
+    drive(body)
+
+
+def test_the_claim_of_a_job_that_goes_on_is_durable_before_its_end() -> None:
+    async def body(rig: Rig) -> None:
+        await rig.supervisor.close()
+        code = NOTING.format(root=ROOT, folder=rig.folder, broken=False)
+        noting = Rig(rig.folder, token=rig.token, zygote_argv=[sys.executable, "-I", "-S", "-X", "utf8", "-c", code])
+        await noting.supervisor.start()
+        key = noting.sh(f"while ! grep -q folder {rig.folder}/noted; do sleep 0.02; done")
+        assert (await noting.ended(key)).exit_code == 0
+        with open(f"{rig.folder}/noted") as file:
+            assert file.read().split() == ["running", "folder", "record", "ended"]
         await noting.supervisor.close()
 
     drive(body)
