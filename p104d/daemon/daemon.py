@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 #: A card that another daemon holds is asked for again this often.
 _LOCK_AGAIN_CYCLES = 10
+#: A step makes some hundred short-lived objects and no cycles: Python's own 700 would have the collector run all day.
+_GC_THRESHOLD = (20_000, 20, 50)
 
 
 class WallClock:
@@ -123,6 +125,7 @@ class Daemon:
         # What start-up made lives as long as the daemon: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLD)
         sdnotify.notify("READY=1")
         log.info("ready on %s", self._places.socket, extra={"action": "ready"})
         watchdog = sdnotify.watchdog_seconds()
