@@ -12,7 +12,9 @@ from p104d.store.lists import JobFilter
 
 #: Far beyond any id given, and what both SQLite and JSON readers hold exactly.
 LARGEST_ID = 2**53
-MAX_LISTED = 100_000
+#: A page of a listing: nobody else is answered while it is made, so it is a fraction of a second. p104ctl asks for
+#: as many pages as it was told to list.
+MAX_LISTED = 5_000
 _STATE_NAMES = frozenset(state.value for state in JobState)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 from pathlib import Path
 
+import pytest
 from daemon_rig import PATIENCE, Rig, eventually
 
 
@@ -314,3 +316,14 @@ def test_doctor_has_a_mend_for_what_is_wrong(rig: Rig) -> None:
     names = {check["name"] for check in checks}
     assert {"driver", "link width", "locked cards", "disk", "clock", "persistence"} <= names
     assert all(check["mend"] for check in checks if check["ok"] is False)
+
+
+def test_a_long_list_is_asked_for_in_pages(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    (rig.work / "pages.yaml").write_text("command: 'true'\ncards: 0\nname: paged\nmatrix: {n: [1, 2, 3, 4, 5]}\n")
+    ids = [int(line) for line in rig.ctl("submit", "pages.yaml", cwd=rig.work).out.split()]
+    whole = rig.ctl("list", "--name", "paged", "--limit", 50, "--json").json["jobs"]
+    assert [job["id"] for job in whole] == sorted(ids, reverse=True)
+    monkeypatch.setattr(importlib.import_module("p104d.cli.verbs.list"), "PAGE", 2)
+    for limit in (1, 2, 3, 4, 5, 50):
+        listed = rig.ctl("list", "--name", "paged", "--limit", limit, "--json").json["jobs"]
+        assert [job["id"] for job in listed] == sorted(ids, reverse=True)[:limit]

@@ -43,8 +43,8 @@ class Bench:
         self.clock = Hand()
         self.epoch = self.clock.at
         self.rig = rig
-        self.library = SimulatedNvml(rig, self.epoch, clock=self.clock)
-        self.nvml = Nvml(library=self.library, clock=self.clock, **options)
+        self.nvmllib = SimulatedNvml(rig, self.epoch, clock=self.clock)
+        self.nvml = Nvml(library=self.nvmllib, clock=self.clock, **options)
 
     def at(self, seconds: float) -> dict[str, Any]:
         """The reports of a cycle at that time, by UUID."""

@@ -98,7 +98,7 @@ def test_while_the_driver_is_away_there_are_no_cards_and_a_problem() -> None:
 
 def test_heat_and_power_caps_are_told_with_their_names() -> None:
     bench = Bench(rig_of(3, fault("hot"), fault("slow", card=2)))
-    bench.library.rig.set_processes([])
+    bench.nvmllib.rig.set_processes([])
     cool = bench.card(9, 1).reading
     assert (cool.throttle, cool.temperature_celsius) == ((), 34)
     hot = bench.card(11, 1).reading
@@ -147,19 +147,19 @@ def test_one_reading_that_is_not_supported_is_null_and_nothing_else_is(function:
 
 def wrap(bench: Bench, name: str, answer: Callable[..., int]) -> None:
     """Have the driver's function ``name`` answer otherwise."""
-    bench.library.__dict__[name] = answer
+    bench.nvmllib.__dict__[name] = answer
 
 
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_UNKNOWN, pynvml.NVML_ERROR_NO_PERMISSION, 4242])
 def test_one_reading_that_fails_now_is_asked_again(code: int) -> None:
     bench = Bench(rig_of(1))
-    real = bench.library.nvmlDeviceGetPowerUsage
+    real = bench.nvmllib.nvmlDeviceGetPowerUsage
     wrap(bench, "nvmlDeviceGetPowerUsage", lambda *_: code)
     report = bench.card(0, 0)
     assert (report.reading.power_watts, report.fault) == (None, None)
     assert report.reading.temperature_celsius == 34
     wrap(bench, "nvmlDeviceGetPowerUsage", real)
-    nvml_module.use_library(bench.library)
+    nvml_module.use_library(bench.nvmllib)
     assert bench.card(1, 0).reading.power_watts == 8.0
 
 
@@ -182,14 +182,14 @@ def test_values_that_cannot_be_are_null() -> None:
 def test_a_card_that_wants_a_reset_says_so() -> None:
     bench = Bench(rig_of(2))
     bench.at(0)
-    real = bench.library.nvmlDeviceGetMemoryInfo_v2
+    real = bench.nvmllib.nvmlDeviceGetMemoryInfo_v2
 
     def answer(handle: object, *rest: object) -> int:
-        first = bench.library._by_token(handle) is bench.library.rig.cards[0]
+        first = bench.nvmllib._by_token(handle) is bench.nvmllib.rig.cards[0]
         return pynvml.NVML_ERROR_RESET_REQUIRED if first else real(handle, *rest)
 
     wrap(bench, "nvmlDeviceGetMemoryInfo_v2", answer)
-    nvml_module.use_library(bench.library)
+    nvml_module.use_library(bench.nvmllib)
     assert bench.card(1, 0).fault == "reset_required"
     assert bench.card(1, 1).fault is None
 
@@ -284,7 +284,7 @@ def test_what_a_580_driver_lacks_is_absent_and_what_the_card_lacks_is_not_suppor
     with pytest.raises(pynvml.NVMLError_NotSupported):
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     with pytest.raises(AttributeError):
-        _ = bench.library.nvmlDeviceGetMemoryLimits_v1
+        _ = bench.nvmllib.nvmlDeviceGetMemoryLimits_v1
     with pytest.raises(pynvml.NVMLError_InvalidArgument):
         pynvml.nvmlDeviceGetName(ctypes.cast(0, pynvml.c_nvmlDevice_t))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
+from p104d.api.client import Client
 from p104d.cli.common import CardName, ParamType, client, json_option, lines, out, print_json
 from p104d.cli.verbs import VERBS
 from p104d.core.errors import UsageError
@@ -11,6 +14,8 @@ from p104d.core.errors import UsageError
 STATES = ("held", "queued", "starting", "running", "stopping", "succeeded", "failed", "cancelled", "lost")
 #: Words for several states at once.
 GROUPS = ("active", "ended", "all")
+#: The most that the daemon lists at once.
+PAGE = 5_000
 
 
 class StateList(ParamType):
@@ -63,21 +68,31 @@ def command(
         "label": label,
         "card": card,
         "since": None if since is None else moment(since),
-        "limit": limit,
-        "before": before,
     }
     asked = client()
-    answer = asked.get("/v1/jobs", query)
+    jobs = pages(asked, query, limit, before)
     if as_json:
-        print_json(answer)
+        print_json({"jobs": jobs})
         return
     from p104d.cli.jobs import card_indexes, job_table
 
-    jobs = answer["jobs"]
     if not jobs:
         out("no jobs")
         return
     lines(job_table(jobs, card_indexes(asked, jobs)))
+
+
+def pages(asked: Client, query: dict[str, Any], limit: int, before: int | None) -> list[dict[str, Any]]:
+    """At most ``limit`` jobs that fit, newest first, asked for in pages so that the daemon has time for others."""
+    jobs: list[dict[str, Any]] = []
+    while len(jobs) < limit:
+        size = min(PAGE, limit - len(jobs))
+        page = asked.get("/v1/jobs", {**query, "limit": size, "before": before})["jobs"]
+        jobs += page
+        if len(page) < size:
+            break
+        before = page[-1]["id"]
+    return jobs
 
 
 def moment(text: str) -> str:
