@@ -48,7 +48,7 @@ _LONGEST_SLEEP_SECONDS = 60.0
 #: After a step that could not be committed (a full disk), the next try.
 _RETRY_SECONDS = 1.0
 #: How long the news that a job runs may wait to be written together with others.
-_LINGER_SECONDS = 0.02
+_LINGER_SECONDS = 0.005
 
 
 class Loop:

@@ -47,7 +47,7 @@ def test_interrupting_a_waiting_p104ctl_leaves_the_job(rig: Rig) -> None:
     assert process.returncode == 130
     assert err.count(b"\n") == 1 and b"goes on" in err
     [job] = rig.json("list", "--name", "goes-on")["jobs"]
-    assert job["state"] == "running"
+    rig.until(job["id"], "running")
 
 
 def test_submit_show_wait_logs(rig: Rig) -> None:
