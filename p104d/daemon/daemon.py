@@ -16,6 +16,7 @@ import msgspec
 from p104d.api.access import Gate
 from p104d.api.server import Server
 from p104d.core.errors import RefusedError
+from p104d.core.job import Measurement
 from p104d.daemon import sdnotify
 from p104d.daemon.config import Settings
 from p104d.daemon.endings import Finished, measure
@@ -33,6 +34,7 @@ from p104d.hardware.locks import CardLocks
 from p104d.hardware.messages import Cycle
 from p104d.hardware.rig import Rig as SimulatedRig
 from p104d.hardware.sensors import Sensors
+from p104d.policy.retry import Stop
 from p104d.processes import identity
 from p104d.processes.attempt import Key, Look, LookKind
 from p104d.processes.supervisor import Ended, Event, Supervisor
@@ -215,14 +217,14 @@ class Daemon:
     def _finished(self, key: Key, look: Look) -> Finished:
         if key.kind != "job":
             return Finished(key=key, look=look)
-        found: tuple[object, ...] = ()
+        found: tuple[Measurement, ...] = ()
         never_seen = self._appearances.never(key.id)
         self._appearances.forget(key.id)
         if look.exit is not None and look.exit.log_bytes:
             with self._database.read() as conn:
                 job = reads.facts(conn, key.id)
             found = measure(self._supervisor.folder(key), job, look)
-        return Finished(key=key, look=look, never_seen=never_seen, measurements=found)  # type: ignore[arg-type]
+        return Finished(key=key, look=look, never_seen=never_seen, measurements=found)
 
     # --- what the sensor says --------------------------------------------------------------------------------------
 
@@ -263,7 +265,7 @@ class Daemon:
             with self._database.read() as conn:
                 job = reads.facts(conn, job_id)
             if job is not None and job.spec.gpu_required and job.state == "running":
-                self._loop.post(StopJob(job_id, "never used its card"))
+                self._loop.post(StopJob(job_id, Stop.NEVER_ON_CARD))
 
     def _owner_of(self, pid: int) -> int | None:
         key = self._supervisor.owner_of(pid)

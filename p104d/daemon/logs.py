@@ -59,7 +59,7 @@ class LogReader:
         with self._loop.database.read() as conn:
             job = reads.facts(conn, query.job_id)
         if job is None:
-            raise NotFoundError(f"there is no job {query.job_id}", mend="p104ctl list --state all shows the ids")
+            raise views.no_such_job(query.job_id)
         if not views.may_see(caller, job.uid):
             raise NotAllowedError(f"the log of job {job.id} is for {job.user} and root")
         number = query.attempt or job.attempts

@@ -39,7 +39,6 @@ class Sight(msgspec.Struct, kw_only=True):
     pids: frozenset[int] = frozenset()
     looked_at: float = 0.0
     good_cycles: int = _TRUST_AFTER_CYCLES
-    last_fault: tuple[str, str | None] | None = None
 
     @property
     def trusted(self) -> bool:
@@ -137,9 +136,9 @@ class Rig:
         sight = Sight(report=report, at=cycle.monotonic, seen_at=cycle.at)
         if before is not None:
             sight.foreign_bytes, sight.ours, sight.looked_at = before.foreign_bytes, before.ours, before.looked_at
-            sight.good_cycles, sight.last_fault = before.good_cycles, before.last_fault
+            sight.good_cycles = before.good_cycles
         if report.fault is not None:
-            sight.good_cycles, sight.last_fault = 0, (report.fault, report.fault_text)
+            sight.good_cycles = 0
         elif sight.good_cycles < _TRUST_AFTER_CYCLES:
             sight.good_cycles += 1
         if report.reading.processes is not None:

@@ -114,7 +114,7 @@ class DaemonService:
         rows = lists.job_rows(conn, ids)
         if len(rows) != len(ids):
             known = {row.id for row in rows}
-            raise no_such_job(next(each for each in ids if each not in known))
+            raise views.no_such_job(next(each for each in ids if each not in known))
         return rows
 
     def show(self, caller: Caller, ids: list[int]) -> m.Jobs:
@@ -304,8 +304,3 @@ def _give_back_later(jobs: int) -> None:
     """Once the answer to a large request is on its way, what it took is given back."""
     if jobs >= memory.LARGE:
         asyncio.get_running_loop().call_later(_AFTER_SECONDS, memory.give_back)
-
-
-def no_such_job(job_id: int) -> NotFoundError:
-    """The error of every verb for an id that was never given, or whose job has been forgotten."""
-    return NotFoundError(f"there is no job {job_id}", mend="p104ctl list --state all shows the ids")

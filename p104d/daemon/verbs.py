@@ -8,10 +8,11 @@ from sqlalchemy.engine import Connection
 
 from p104d.api import messages as m
 from p104d.api.service import Caller
-from p104d.core.errors import NotAllowedError, NotFoundError, RefusedError
+from p104d.core.errors import NotAllowedError, RefusedError
 from p104d.core.job import ENDED, JobState
 from p104d.daemon.endings import settle
 from p104d.daemon.loop import Loop
+from p104d.daemon.views import no_such_job
 from p104d.daemon.work import Work
 from p104d.policy.retry import Stop
 from p104d.store import lists, moves, reads
@@ -41,7 +42,7 @@ class Verbs:
             for job_id in ids:
                 job = reads.facts(conn, job_id)
                 if job is None:
-                    raise NotFoundError(f"there is no job {job_id}", mend="p104ctl list --state all shows the ids")
+                    raise no_such_job(job_id)
                 if caller.uid not in (job.uid, 0):
                     raise NotAllowedError(f"job {job_id} belongs to {job.user}", mend="ask its owner, or use sudo")
                 if verb == "priority":

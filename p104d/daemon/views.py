@@ -10,6 +10,7 @@ from sqlalchemy.engine import Row
 
 from p104d.api import messages as m
 from p104d.api.service import Caller
+from p104d.core.errors import NotFoundError
 from p104d.core.units import iso
 from p104d.store.submit import StoredEnv
 
@@ -110,3 +111,8 @@ def schedule(row: Row[Any]) -> m.ListedSchedule:
         last_job_id=row.last_job_id,
         user=row.user,
     )
+
+
+def no_such_job(job_id: int) -> NotFoundError:
+    """The error of every verb for an id that was never given, or whose job has been forgotten."""
+    return NotFoundError(f"there is no job {job_id}", mend="p104ctl list --state all shows the ids")
