@@ -11,10 +11,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from p104d.api.spec import cron_trigger
 from p104d.core.errors import UsageError
+from p104d.core.job import Schedule
 from p104d.core.units import parse_duration, parse_size
+from p104d.memtest.messages import Depth
 
 T = TypeVar("T")
+#: How deeply memory can be tested (``memtest.messages.Depth``).
+DEPTHS = tuple(depth.value for depth in Depth)
 
 
 class NotifyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -22,6 +27,39 @@ class NotifyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     command: list[str] = []
     webhook: str = ""
+
+
+class VerifyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When memory is tested without being asked, and how deeply. An empty ``schedule``: never again after the first."""
+
+    first: str = "quick"
+    schedule: str = "0 4 * * 0"
+    depth: str = "full"
+
+
+class HeatConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Degrees Celsius: from when a card takes no new job, from when its jobs are stopped, and how much cooler it has to
+    be before it takes jobs again."""
+
+    no_new_jobs: int = 85
+    stop_jobs: int = 95
+    hysteresis: int = 6
+
+
+class PowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to be set on cards; None: hands off. Watts, MHz, per cent (or ``auto``)."""
+
+    limit: float | None = None
+    sm_clock: int | None = None
+    memory_clock: int | None = None
+    fan: int | str | None = None
+    persistence: bool | None = None
+
+
+class CardConfig(PowerConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The same for the cards that ``match`` names: the beginning of a UUID, an index, or a name."""
+
+    match: str
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -43,7 +81,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     launcher: str = "auto"
     max_pids: int = 4096
     vram_margin: str = "256MiB"
+    max_parallel_loads: int = 2
     notify: NotifyConfig = NotifyConfig()
+    verify: VerifyConfig = VerifyConfig()
+    heat: HeatConfig = HeatConfig()
+    power: PowerConfig = PowerConfig()
+    card: list[CardConfig] = []
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +108,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     launcher: str
     max_pids: int
     vram_margin_bytes: int
+    max_parallel_loads: int
     notify: NotifyConfig
+    verify: VerifyConfig
+    heat: HeatConfig
+    power: PowerConfig
+    card: tuple[CardConfig, ...]
 
 
 def load_config(path: Path | None) -> Settings:
@@ -107,6 +155,8 @@ def settle(config: Config, where: str = "configuration") -> Settings:
     launchers = ("auto", "zygote", "systemd")
     if config.launcher not in launchers:
         raise UsageError(f"{where}: launcher: {config.launcher!r} is none of {', '.join(launchers)}")
+    if config.max_parallel_loads < 1:
+        raise UsageError(f"{where}: max_parallel_loads: must be at least 1")
     for key in ("cpu_jobs", "queue_limit", "queue_limit_per_user", "max_pids"):
         if getattr(config, key) < 0:
             raise UsageError(f"{where}: {key}: must not be negative")
@@ -114,6 +164,11 @@ def settle(config: Config, where: str = "configuration") -> Settings:
         raise UsageError(
             f"{where}: notify.webhook: {config.notify.webhook!r} is no URL", mend="write https://example.org/hook"
         )
+    _check_verify(where, config.verify)
+    _check_heat(where, config.heat)
+    _check_power(f"{where}: power", config.power)
+    for number, card in enumerate(config.card):
+        _check_power(f"{where}: [[card]] {number}", card)
     return Settings(
         cpu_jobs=config.cpu_jobs or (os.cpu_count() or 1),
         host_ram_bytes=size("host_ram") if config.host_ram else _total_ram(),
@@ -131,8 +186,44 @@ def settle(config: Config, where: str = "configuration") -> Settings:
         launcher=config.launcher,
         max_pids=config.max_pids,
         vram_margin_bytes=size("vram_margin"),
+        max_parallel_loads=config.max_parallel_loads,
         notify=config.notify,
+        verify=config.verify,
+        heat=config.heat,
+        power=config.power,
+        card=tuple(config.card),
     )
+
+
+def _check_verify(where: str, verify: VerifyConfig) -> None:
+    for key in ("first", "depth"):
+        if getattr(verify, key) not in DEPTHS:
+            raise UsageError(
+                f"{where}: verify.{key}: {getattr(verify, key)!r} is no depth", mend=f"one of {', '.join(DEPTHS)}"
+            )
+    if verify.schedule:
+        try:
+            cron_trigger(Schedule(cron=verify.schedule, timezone=None))
+        except ValueError as error:
+            raise UsageError(f"{where}: verify.schedule: {error}", mend='write it as "0 4 * * 0"') from None
+
+
+def _check_heat(where: str, heat: HeatConfig) -> None:
+    if not 0 < heat.no_new_jobs <= heat.stop_jobs:
+        raise UsageError(f"{where}: heat: no_new_jobs must be above 0 and not above stop_jobs")
+    if not 0 <= heat.hysteresis < heat.no_new_jobs:
+        raise UsageError(f"{where}: heat.hysteresis: must be at least 0 and below no_new_jobs")
+
+
+def _check_power(where: str, power: PowerConfig) -> None:
+    for key in ("limit", "sm_clock", "memory_clock"):
+        value = getattr(power, key)
+        if value is not None and value <= 0:
+            raise UsageError(f"{where}.{key}: must be above 0")
+    if isinstance(power.fan, str) and power.fan != "auto":
+        raise UsageError(f"{where}.fan: {power.fan!r} is neither a number nor auto")
+    if isinstance(power.fan, int) and not 0 <= power.fan <= 100:
+        raise UsageError(f"{where}.fan: must be 0 to 100 per cent")
 
 
 def _parsed(where: str, key: str, text: str, parse: Callable[[str], T]) -> T:
