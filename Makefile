@@ -14,7 +14,7 @@ ARGS ?=
 .NOTPARALLEL:
 .SUFFIXES:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint check format bench wheel install uninstall clean
+.PHONY: help venv demo test lint ptx ptx-check check format bench wheel install uninstall clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo 'make test        the tests'
 	@echo 'make check       linters, types, import layers, then the tests: what CI runs'
 	@echo 'make bench       the budgets, beside task-spooler, HyperQueue and huey'
+	@echo 'make ptx         compile the memory test kernels again (make ptx-check: they are as compiled, and assemble)'
 	@echo 'make wheel       dist/p104d-*.whl'
 	@echo 'make venv        .venv with everything for development'
 	@echo 'make format      let ruff format and sort'
@@ -51,7 +52,13 @@ lint: $(VENV)/.stamp-demo $(VENV)/.stamp-test $(VENV)/.stamp-check
 	'$(BIN)/mypy' --strict demo bench
 	'$(BIN)/lint-imports'
 
-check: lint test
+ptx: $(VENV)/.stamp-ptx
+	'$(BIN)/python' tools/ptx.py
+
+ptx-check: $(VENV)/.stamp-ptx
+	'$(BIN)/python' tools/ptx.py --check
+
+check: lint ptx-check test
 
 format: $(VENV)/.stamp-check
 	'$(BIN)/ruff' check --fix .

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make or complete a virtual environment: tools/venv.sh FOLDER demo|test|check|bench. Quiet unless something fails.
+# Make or complete a virtual environment: tools/venv.sh FOLDER demo|test|check|ptx|bench. Quiet unless something fails.
 set -eu
 cd "$(dirname "$0")/.."
 . tools/python.sh
@@ -10,7 +10,7 @@ pip="$venv/bin/python -m pip --quiet --disable-pip-version-check"
 
 case $want in
 demo) extras=llama ;;
-test | check | bench) extras=$want ;;
+test | check | ptx | bench) extras=$want ;;
 *) fail "tools/venv.sh: no set of packages named $want" ;;
 esac
 

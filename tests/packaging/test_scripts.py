@@ -41,7 +41,7 @@ def targets() -> set[str]:
 
 def test_targets_of_the_documents_exist(environment: dict[str, str]) -> None:
     phony = set(re.search(r"\.PHONY:(.*)", document("Makefile"))[1].split())  # type: ignore[index]
-    assert targets() | {"help", "lint"} == phony
+    assert targets() | {"help", "lint", "ptx-check"} == phony
     for name in ("README.md", "CONTRIBUTING.md", "docs/install.md"):
         text = document(name)
         called = re.findall(r"^(?:sudo )?make (\w+)", text, re.MULTILINE)
@@ -178,4 +178,4 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make --no-print-directory check")
     assert "make check" in document("CONTRIBUTING.md")
     # pytest's closing line is the last one: the tests are the last thing that `check` does.
-    assert re.search(r"^check: lint test$", document("Makefile"), re.MULTILINE)
+    assert re.search(r"^check: lint ptx-check test$", document("Makefile"), re.MULTILINE)
