@@ -20,7 +20,8 @@ class BadBit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RigCard(msgspec.Struct, frozen=True, kw_only=True):
-    """A simulated card. Sizes in bytes, limits in watts, ``host_to_device`` in bytes per second.
+    """A simulated card. Sizes in bytes, limits in watts, ``host_to_device`` and ``memory_bandwidth`` in bytes per
+    second.
 
     ``link_generation`` and ``link_width`` are the current ones; ``temperature`` is that of the idle card (Celsius).
     ``unsupported`` names NVML functions (or endings of them, ``GetFanSpeed``) that answer NOT_SUPPORTED.
@@ -40,6 +41,7 @@ class RigCard(msgspec.Struct, frozen=True, kw_only=True):
     link_generation_max: int
     link_width_max: int
     host_to_device: float
+    memory_bandwidth: float = 256e9
     memory_used_by_others: int = 0
     power_limit: float
     power_limit_min: float
@@ -84,12 +86,14 @@ class RigProcess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rig(msgspec.Struct, frozen=True, kw_only=True):
-    """A simulated rig. ``source`` is the file it was read from, or what it is."""
+    """A simulated rig. ``source`` is the file it was read from, or what it is; ``speedup`` how many times faster than
+    on real cards memory tests run on it."""
 
     cards: tuple[RigCard, ...]
     faults: tuple[RigFault, ...] = ()
     processes: tuple[RigProcess, ...] = ()
     driver_version: str = "580.95.05"
+    speedup: float = 10.0
     source: str = "a simulated rig"
 
 

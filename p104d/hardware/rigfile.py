@@ -24,6 +24,8 @@ FIRST_FOREIGN_PID = 5_000_000
 _BUS = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})(?:\.0)?", re.IGNORECASE)
 #: Host-to-device bytes per second of one PCIe 1.0 lane, as measured on these cards (0.74 GiB/s on x4).
 _LANE_BYTES_PER_SECOND = 0.185 * GIB
+#: What a program gets of a memory's nominal bandwidth, and the nominal one where the catalog has none.
+_BANDWIDTH_SHARE, _BANDWIDTH = 0.8, 256e9
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _Index = Annotated[int, msgspec.Meta(ge=0)]
@@ -45,6 +47,7 @@ class _Card(msgspec.Struct):
     link_generation: Annotated[int, msgspec.Meta(ge=1, le=7)] | None = None
     link_generation_max: Annotated[int, msgspec.Meta(ge=1, le=7)] | None = None
     host_to_device: str | None = None
+    memory_bandwidth: str | None = None
     vbios: str = "86.04.7A.00.20"
     uuid: str | None = None
     bus_id: str | None = None
@@ -81,6 +84,7 @@ class _Top(msgspec.Struct):
     fault: list[dict[str, Any]] = []
     process: list[dict[str, Any]] = []
     driver: str = "580.95.05"
+    speedup: Annotated[float, msgspec.Meta(gt=0, le=10_000)] = 10.0
 
 
 class _Reader:
@@ -126,12 +130,12 @@ class _Reader:
         except ValueError as error:
             self.refuse(f"{where}, key {key!r}", str(error))
 
-    def speed(self, text: str | None, where: str) -> float | None:
+    def speed(self, text: str | None, where: str, key: str) -> float | None:
         if text is None:
             return None
         if not text.endswith("/s"):
-            self.refuse(f"{where}, key 'host_to_device'", f"{text!r} is not a speed", "write it as 0.16GiB/s")
-        size = self.size(text.removesuffix("/s"), where, "host_to_device")
+            self.refuse(f"{where}, key {key!r}", f"{text!r} is not a speed", "write it as 0.16GiB/s")
+        size = self.size(text.removesuffix("/s"), where, key)
         return None if size is None else float(size)
 
     def bus_id(self, text: str, where: str) -> str:
@@ -156,6 +160,7 @@ def load(path: str) -> Rig:
         faults=tuple(_fault(reader, table, number, len(cards)) for number, table in enumerate(top.fault)),
         processes=tuple(_process(reader, table, number, len(cards)) for number, table in enumerate(top.process)),
         driver_version=top.driver,
+        speedup=top.speedup,
         source=path,
     )
 
@@ -207,7 +212,8 @@ def _card(reader: _Reader, table: dict[str, Any], position: int, seed: str) -> R
     generation_max = raw.link_generation_max or (entry.link_generation if entry else None) or 1
     width_max = raw.link_width_max or (entry.link_width if entry else None) or 4
     generation, width = raw.link_generation or generation_max, raw.link_width or width_max
-    speed = reader.speed(raw.host_to_device, where) or _LANE_BYTES_PER_SECOND * width * 2 ** (generation - 1)
+    speed = reader.speed(raw.host_to_device, where, "host_to_device")
+    bandwidth = reader.speed(raw.memory_bandwidth, where, "memory_bandwidth")
     return RigCard(
         name=raw.name,
         uuid=raw.uuid or _uuid(seed, position, raw.name),
@@ -222,7 +228,8 @@ def _card(reader: _Reader, table: dict[str, Any], position: int, seed: str) -> R
         link_width=width,
         link_generation_max=max(generation, generation_max),
         link_width_max=max(width, width_max),
-        host_to_device=speed,
+        host_to_device=speed or _LANE_BYTES_PER_SECOND * width * 2 ** (generation - 1),
+        memory_bandwidth=bandwidth or ((entry.bandwidth if entry else None) or _BANDWIDTH) * _BANDWIDTH_SHARE,
         memory_used_by_others=reader.size(raw.memory_used_by_others, where, "memory_used_by_others") or 0,
         power_limit=limits[1],
         power_limit_min=limits[0],
