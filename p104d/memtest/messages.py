@@ -38,7 +38,8 @@ class Fault(StrEnum):
 class TestConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The first packet to the child. ``seed`` makes the patterns; ``library`` is a CUDA driver library to load in the
     place of libcuda.so.1 (tests); ``simulate`` a rig in the place of the real one, its times counted from ``epoch``
-    (CLOCK_MONOTONIC seconds). ``hold_seconds`` is each hold of the bit-fade pass (thorough)."""
+    (CLOCK_MONOTONIC seconds). ``hold_seconds`` is each hold of the bit-fade pass, ``rounds`` how often all else is
+    repeated (both: thorough)."""
 
     uuid: str
     depth: Depth
@@ -47,6 +48,7 @@ class TestConfig(msgspec.Struct, frozen=True, kw_only=True):
     simulate: Rig | None = None
     epoch: float = 0.0
     hold_seconds: float = 1800.0
+    rounds: int = 60
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
@@ -104,7 +106,9 @@ class TestResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     ``tested_bytes`` what was written and read. ``errors`` counts words of 8 bytes over all passes. ``flipped_or`` and
     ``flipped_and`` are the OR and AND of observed XOR expected, ``ones`` the bits read as 1 that should be 0, ``zeros``
     the reverse. ``aliased`` counts bad words that held exactly what was written for another address, ``alias_offset``
-    the distance in bytes to it where it is the same for all of them (positive: the other one is higher).
+    the distance in bytes to it where there is one (positive: the other one is higher; memory folded more than once
+    shows multiples of it). ``broken_records`` counts cells whose findings cannot be true: the memory that they were
+    kept in does not hold either; each counts as one error.
     """
 
     depth: Depth
@@ -127,6 +131,7 @@ class TestResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     zeros: int = 0
     aliased: int = 0
     alias_offset: int | None = None
+    broken_records: int = 0
     fault: Fault | None = None
     stuck: tuple[StuckBit, ...] = ()
     cell_bytes: int = 1 << 20
