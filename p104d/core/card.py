@@ -41,7 +41,8 @@ class CardIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """What does not change while a card is plugged in. Everything but ``uuid`` may be unreadable (None).
 
     ``bus_id`` is ``00000000:01:00.0`` as NVML prints it; ``device_id`` and ``subsystem_id`` are ``10de:1b87``;
-    link generations and widths are maxima; power limits are watts.
+    link generations and widths are maxima; power limits are watts; ``slowdown_celsius`` and ``shutdown_celsius`` are
+    where the driver slows the card down and switches it off.
     """
 
     uuid: str
@@ -58,12 +59,15 @@ class CardIdentity(msgspec.Struct, frozen=True, kw_only=True):
     power_limit_max_watts: float | None = None
     power_limit_default_watts: float | None = None
     compute_capability: str | None = None
+    slowdown_celsius: int | None = None
+    shutdown_celsius: int | None = None
 
 
 class CardReading(msgspec.Struct, frozen=True, kw_only=True):
     """One look at a card. A reading the driver would not give is None, never 0.
 
     ``processes`` is None where not asked this time or not told. ``throttle`` names reasons as people know them.
+    ``fan_manual`` tells whether the fan stands at a speed that somebody set.
     """
 
     memory_used_bytes: int | None = None
@@ -78,6 +82,7 @@ class CardReading(msgspec.Struct, frozen=True, kw_only=True):
     link_generation: int | None = None
     link_width: int | None = None
     persistence: bool | None = None
+    fan_manual: bool | None = None
     throttle: tuple[str, ...] = ()
     processes: tuple[ProcessUse, ...] | None = None
 
@@ -94,6 +99,36 @@ class CardReport(msgspec.Struct, frozen=True, kw_only=True):
     reading: CardReading
     fault: str | None = None
     fault_text: str | None = None
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """What stood behind a card's verdict when it was given: a change of any of it asks for another test.
+
+    ``at`` is Unix time, ``test_id`` the record of the test. Speeds of the link are bytes a second, None where they were
+    not measured. ``coverage`` is the part (0..1) of what CUDA has that was tested, ``foreign_bytes`` what processes
+    that are not ours held meanwhile, ``text`` what the test found, as people read it.
+    """
+
+    at: float
+    depth: str
+    test_id: int
+    driver: str | None
+    vbios: str | None
+    total_bytes: int | None
+    text: str | None = None
+    coverage: float | None = None
+    foreign_bytes: int = 0
+    host_to_device: float | None = None
+    device_to_host: float | None = None
+
+
+class DueTest(msgspec.Struct, frozen=True, kw_only=True):
+    """A memory test that is wanted: why, how deeply, by whom (None: by the daemon itself), since when (Unix time)."""
+
+    cause: str
+    depth: str
+    asked_at: float
+    asked_by: str | None = None
 
 
 class XidEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,13 +12,15 @@ from functools import lru_cache
 import msgspec
 
 from p104d.core.card import Verdict
-from p104d.core.units import GIB
+from p104d.core.units import GIB, MIB
 
 VENDOR = "10de"
 
 #: What a card may report, or be proven to hold, below its nominal size: an unlocked P104-100 reports 8109 or
 #: 8192 MiB, a locked one 4042, and up to 2 % of what CUDA sees cannot be allocated by a memory test.
 TOLERANCE = 0.05
+#: And whatever its size, the driver keeps about 170 MiB of it (83 for itself, 86 for a CUDA context on a P104-100).
+DRIVER_BYTES = 256 * MIB
 
 
 class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,7 +192,7 @@ def promised_bytes(entry: CatalogEntry | None, reported_bytes: int | None) -> in
 
     For a card with an unlock its unlocked size, so that a locked one refuses such jobs; for others their stock
     size, or less where the card says so itself (a 1060 sold with 3 GB under the id of the 6 GB one);
-    for an unlisted card what it reports. All less the tolerance.
+    for an unlisted card what it reports. All less the tolerance, or what the driver keeps where that is more.
     """
     if entry is None:
         nominal = reported_bytes or 0
@@ -198,4 +200,4 @@ def promised_bytes(entry: CatalogEntry | None, reported_bytes: int | None) -> in
         nominal = entry.full_bytes
     else:
         nominal = min(entry.stock_bytes, reported_bytes)
-    return int(nominal * (1 - TOLERANCE))
+    return max(0, min(int(nominal * (1 - TOLERANCE)), nominal - DRIVER_BYTES))

@@ -14,6 +14,7 @@ from p104d.policy.fit import Seat
 
 #: A job is told to stop at its time limit, killed 10 s later, and reaped; only after this is its end certain.
 KILL_GRACE_SECONDS = 15.0
+_SIZE_CLASS_BYTES = 1 << 28
 
 
 class Rank(NamedTuple):
@@ -34,7 +35,8 @@ def rank(seat: Seat, req: Requirement) -> Rank:
     """
     view = seat.view
     whole = req.vram_bytes is None
-    room = view.capacity_bytes if whole else seat.room_bytes
+    # Proven sizes of equal cards differ by a few MiB, which is no reason to prefer one.
+    room = view.capacity_bytes // _SIZE_CLASS_BYTES if whole else seat.room_bytes
     return Rank(not whole and not seat.holds, room, -view.link_bytes_per_second, view.index, view.uuid)
 
 

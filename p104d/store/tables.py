@@ -163,6 +163,46 @@ cards = _table(
     _column("suspect", sa.TEXT, null=True),
     _column("first_seen_at", sa.REAL),
     _column("last_seen_at", sa.REAL),
+    _column("proof", sa.TEXT, null=True),
+    _column("due", sa.TEXT, null=True),
+)
+
+#: Every memory test that began. Written before its process is started, ended in the transaction that judges it.
+memory_tests = _table(
+    "memory_tests",
+    sa.Column("id", sa.INTEGER, primary_key=True),
+    _column("card_uuid", sa.TEXT),
+    _column("depth", sa.TEXT),
+    _column("cause", sa.TEXT),
+    _column("asked_by", sa.TEXT, null=True),
+    _column("state", sa.TEXT),
+    _column("verdict", sa.TEXT, null=True),
+    _column("text", sa.TEXT, null=True),
+    _column("started_at", sa.REAL),
+    _column("ended_at", sa.REAL, null=True),
+    _column("driver", sa.TEXT, null=True),
+    _column("vbios", sa.TEXT, null=True),
+    _column("total_bytes", sa.INTEGER, null=True),
+    _column("cuda_bytes", sa.INTEGER, null=True),
+    _column("tested_bytes", sa.INTEGER, null=True),
+    _column("proven_bytes", sa.INTEGER, null=True),
+    _column("errors", sa.INTEGER, null=True),
+    _column("write_bytes_per_second", sa.REAL, null=True),
+    _column("read_bytes_per_second", sa.REAL, null=True),
+    _column("copy_bytes_per_second", sa.REAL, null=True),
+    _column("host_to_device_bytes_per_second", sa.REAL, null=True),
+    _column("device_to_host_bytes_per_second", sa.REAL, null=True),
+    _column("temperature_max_celsius", sa.INTEGER, null=True),
+    _column("sm_clock_min_mhz", sa.INTEGER, null=True),
+    _column("sm_clock_max_mhz", sa.INTEGER, null=True),
+    _column("result", sa.TEXT, null=True),
+    autoincrement=True,
+)
+sa.Index("memory_tests_card", memory_tests.c.card_uuid, memory_tests.c.id)
+sa.Index(
+    "memory_tests_running",
+    memory_tests.c.id,
+    sqlite_where=memory_tests.c.state == sa.literal_column("'running'"),
 )
 
 schedules = _table(

@@ -16,6 +16,8 @@ import sqlalchemy as sa
 
 from p104d.core.job import JobState
 from p104d.store import migrate
+from p104d.store.cards import load_cards
+from p104d.store.engine import Database
 from p104d.store.migrate import HEAD, MigrationError, current, upgrade_in_child
 from p104d.store.tables import metadata
 
@@ -60,6 +62,10 @@ def test_alembic_sees_no_difference(template: Path) -> None:
     engine.dispose()
 
 
+#: What a next release would call its migration.
+NEXT = f"{int(HEAD) + 1:04}"
+
+
 def test_every_table_is_strict_and_every_state_is_counted(template: Path) -> None:
     connection = sqlite3.connect(template)
     rows = connection.execute("SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND type = 'table'")
@@ -78,6 +84,25 @@ def test_head_is_alembics_head(template: Path) -> None:
     config.set_main_option("script_location", str(migrate.migrations_folder()))
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
     assert current(template) == HEAD
+
+
+def test_a_queue_of_the_first_release_keeps_its_cards(tmp_path: Path) -> None:
+    """The first release knew no memory tests: its cards come over without a proof, and are due by that."""
+    path = tmp_path / "queue.db"
+    migrate.upgrade(str(path), "0001")
+    made(
+        path,
+        "INSERT INTO cards VALUES ('GPU-1', '{\"uuid\":\"GPU-1\",\"index\":0}', '580', 'unverified', NULL, 1, 'eva', "
+        "'XID 62', 5.0, 6.0)",
+    )
+    assert current(path) == "0001"
+    upgrade_in_child(path)
+    database = Database(path)
+    with database.read() as conn:
+        [card] = load_cards(conn).values()
+    database.close()
+    assert (card.identity.index, card.drained_by, card.suspect, card.verdict) == (0, "eva", "XID 62", "unverified")
+    assert card.proof is None and card.due is None and card.proven_bytes is None
 
 
 @pytest.fixture
@@ -169,8 +194,8 @@ def test_what_is_not_ours_is_refused_and_left_alone(tmp_path: Path, template: Pa
 
 def test_a_migration_that_fails_changes_nothing_and_says_why(site: Path, tmp_path: Path, template: Path) -> None:
     """A next release's migration that fails in its middle: DDL before it is rolled back too."""
-    (site / "p104d" / "_migrations" / "versions" / "0002_bad.py").write_text(
-        "from alembic import op\nrevision = '0002'\ndown_revision = '0001'\n"
+    (site / "p104d" / "_migrations" / "versions" / f"{NEXT}_bad.py").write_text(
+        f"from alembic import op\nrevision = '{NEXT}'\ndown_revision = '{HEAD}'\n"
         "def upgrade():\n    op.execute('CREATE TABLE early (x TEXT) STRICT')\n    op.execute('DROP TABLE nowhere')\n"
     )
     path = tmp_path / "queue.db"
@@ -179,7 +204,7 @@ def test_a_migration_that_fails_changes_nothing_and_says_why(site: Path, tmp_pat
     said = from_site(
         site,
         path,
-        "migrate.HEAD = '0002'\n"
+        f"migrate.HEAD = '{NEXT}'\n"
         "try: migrate.upgrade_in_child(path)\n"
         "except migrate.MigrationError as error: print(error.line())\n",
     )
@@ -188,6 +213,6 @@ def test_a_migration_that_fails_changes_nothing_and_says_why(site: Path, tmp_pat
 
 
 def test_another_release_doing_the_upgrade_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrate, "HEAD", "0002")
+    monkeypatch.setattr(migrate, "HEAD", NEXT)
     with pytest.raises(MigrationError, match="another p104d"):
         upgrade_in_child(tmp_path / "queue.db")
