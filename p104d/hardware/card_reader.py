@@ -80,6 +80,10 @@ class CardReader:
         if self.handle is None:
             self.fault, self._fault_text = self._fault_of(error), str(error)
 
+    def changed(self) -> None:
+        """Something was set on the card: what is read but seldom is read at the next look."""
+        self._slow_at = float("-inf")
+
     def report(self, now: float) -> CardReport:
         """What the card says now. Raises DriverGone where the driver itself went away."""
         if self.handle is not None:
@@ -191,16 +195,20 @@ class CardReader:
         return tuple(ProcessUse(pid=int(one.pid), memory_bytes=_bytes(one.usedGpuMemory)) for one in found)
 
     def _slow_readings(self, now: float) -> dict[str, Any]:
+        nvml = self._nvml
         if now - self._slow_at >= SLOW_SECONDS:
             first = self._slow_at == float("-inf")
             self._slow_at = now - (self._stagger * SLOW_SECONDS if first else 0.0)
             persistence = self._ask("nvmlDeviceGetPersistenceMode")
+            # One fan speaks for all of a card's: they are set together.
+            fan_policy = self._number("nvmlDeviceGetFanControlPolicy_v2", 0, most=1)
             self._slow = {
                 "power_limit_watts": self._watts("nvmlDeviceGetPowerManagementLimit"),
                 "fan_percent": self._number("nvmlDeviceGetFanSpeed", most=200),
                 "link_generation": self._number("nvmlDeviceGetCurrPcieLinkGeneration", most=9, least=1),
                 "link_width": self._number("nvmlDeviceGetCurrPcieLinkWidth", most=32, least=1),
                 "persistence": None if persistence is None else bool(persistence),
+                "fan_manual": None if fan_policy is None else fan_policy == nvml.NVML_FAN_POLICY_MANUAL,
             }
         return self._slow
 
@@ -235,11 +243,16 @@ class CardReader:
             "power_limit_min_watts": _from_milli(bounds[0]),
             "power_limit_max_watts": _from_milli(bounds[1]),
             "power_limit_default_watts": self._watts("nvmlDeviceGetPowerManagementDefaultLimit"),
+            "slowdown_celsius": self._threshold(self._nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
+            "shutdown_celsius": self._threshold(self._nvml.NVML_TEMPERATURE_THRESHOLD_SHUTDOWN),
             "compute_capability": f"{capability[0]}.{capability[1]}" if capability else None,
         }
         if old is not None and self.fault is not None:
             values = {key: getattr(old, key) if value is None else value for key, value in values.items()}
         return CardIdentity(uuid=self.uuid, index=self.index, bus_id=self.bus_id, **values)
+
+    def _threshold(self, kind: int) -> int | None:
+        return self._number("nvmlDeviceGetTemperatureThreshold", kind, least=40, most=150)
 
     def _text(self, name: str) -> str | None:
         answer = self._ask(name)

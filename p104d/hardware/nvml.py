@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,10 @@ import pynvml
 
 from p104d.core.card import CardReport, XidEvent
 from p104d.hardware.card_reader import CardReader, DriverGone, text_of
+from p104d.hardware.card_settings import apply_settings
 from p104d.hardware.driver_problem import diagnose, missing_module, unreadable_card
 from p104d.hardware.marker import Marker, Stage
-from p104d.hardware.messages import DriverProblem, Place
+from p104d.hardware.messages import CardSettings, DriverProblem, Place, Refused, SettingResult, refuse_all
 from p104d.hardware.xid import normal_bus_id
 
 #: Seconds between full enumerations where nothing hints at a change, and between attempts to open a missing driver.
@@ -66,6 +67,7 @@ class Nvml:
         self.only, self._skip = only, skip
         self.driver_version: str | None = None
         self.problem: DriverProblem | None = None
+        self.opened_at: float | None = None
         self._cards: dict[str, CardReader] = {}
         self._open = False
         self._tried = float("-inf")
@@ -101,6 +103,7 @@ class Nvml:
             self.close()
             self.problem = diagnose(pynvml, error)
             return self.problem
+        self.opened_at = self._clock()
         self._at_open = self._bus_ids()
         self._enumerated, self._count = float("-inf"), -1
         self._create_events()
@@ -144,6 +147,19 @@ class Nvml:
             self.close()
             self.problem = diagnose(pynvml, gone.error)
             return ()
+
+    def apply(self, wanted: Mapping[str, CardSettings]) -> list[SettingResult]:
+        """Set what is wanted, by UUID, on cards found in an earlier cycle; what became of each setting."""
+        results: list[SettingResult] = []
+        for uuid, settings in wanted.items():
+            card = self._cards.get(uuid)
+            if not self._open or card is None or card.handle is None:
+                results += refuse_all(uuid, settings, Refused.GONE, "the driver does not see the card")
+                continue
+            self._mark(Stage.CARD, card.index, card.bus_id)
+            results += apply_settings(pynvml, card.handle, uuid, settings)
+            card.changed()
+        return results
 
     def events(self) -> list[XidEvent]:
         """XIDs that NVML has told of since the last call; does not wait."""

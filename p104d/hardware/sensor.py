@@ -20,7 +20,7 @@ import msgspec
 
 from p104d.hardware.driver_problem import no_module
 from p104d.hardware.marker import Marker, Stage
-from p104d.hardware.messages import Command, Cycle, DriverProblem, SensorConfig
+from p104d.hardware.messages import CardSettings, Command, Cycle, DriverProblem, SensorConfig
 from p104d.hardware.xid import KernelLog, XidCollector
 
 #: The largest packet: a rig of 64 cards with long process lists stays far below.
@@ -40,6 +40,7 @@ class Sensor:
         self._library: Any = None
         self._nvml, self._missing = self._driver(config)
         self._xids = XidCollector(_kernel_log(config))
+        self._wanted: dict[str, CardSettings] = {}
 
     def _driver(self, config: SensorConfig) -> tuple[Any, DriverProblem | None]:
         """The driver's reader, or why there can be none in this process."""
@@ -48,6 +49,7 @@ class Sensor:
 
             self._library = SimulatedNvml(config.simulate, config.epoch, since=config.since)
             self._library.rig.set_processes(config.processes)
+            self._library.rig.restore(config.settings, at=config.since)
         try:
             from p104d.hardware.nvml import Nvml
         except ImportError as error:
@@ -81,7 +83,9 @@ class Sensor:
             self._library.rig.set_processes(command.processes)
         if command.skip is not None and self._nvml is not None:
             self._nvml.skip = command.skip
-        return command.look or command.interval is not None or command.skip is not None
+        for uuid, settings in (command.settings or {}).items():
+            self._wanted[uuid] = self._wanted.get(uuid, CardSettings()).merged(settings)
+        return bool(command.look or command.interval is not None or command.skip is not None or command.settings)
 
     def _look(self) -> Cycle:
         self._sequence += 1
@@ -89,6 +93,9 @@ class Sensor:
         nvml = self._nvml
         if nvml is None:
             return Cycle(at=at, monotonic=monotonic, sequence=self._sequence, problem=self._missing)
+        # Before the look, so that it shows what came of it.
+        settings = nvml.apply(self._wanted) if self._wanted else []
+        self._wanted = {}
         cards = nvml.cycle()
         xids = self._xids.collect(nvml.events(), nvml.uuids(), monotonic)
         return Cycle(
@@ -100,6 +107,8 @@ class Sensor:
             cards=cards,
             xids=xids,
             kernel_sequence=self._xids.log.sequence if self._xids.log is not None else None,
+            opened_at=nvml.opened_at,
+            settings=tuple(settings),
         )
 
     def _tell(self, cycle: Cycle) -> None:

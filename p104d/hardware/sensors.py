@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
 from p104d.core.card import CardIdentity, CardReading, CardReport
-from p104d.hardware.messages import Command, Cycle, DriverProblem, Place, ProcessClaim, SensorConfig
+from p104d.hardware.messages import CardSettings, Command, Cycle, DriverProblem, Place, ProcessClaim, SensorConfig
 from p104d.hardware.rig import Rig
 from p104d.hardware.sensor_child import START_SECONDS, End, SensorChild
+from p104d.hardware.setting_asks import SettingAsks
 
 #: Pause before a sensor that died is started again, growing while it keeps dying.
 _RESTART_SECONDS = (0.1, 30.0)
@@ -75,6 +76,7 @@ class Sensors:
         self._hung: dict[Place, _Hung] = {}
         self._pauses: dict[Place, tuple[float, float]] = {}
         self._last: tuple[CardReport, ...] = ()
+        self._asks = SettingAsks()
         self._sequence = self._restarts = self._deaths = 0
         self._closed = False
 
@@ -133,6 +135,14 @@ class Sensors:
             self._config = msgspec.structs.replace(self._config, processes=claims)
             self._send(Command(processes=claims))
 
+    def apply(self, wanted: Mapping[str, CardSettings]) -> None:
+        """Have these set on cards, by UUID, and look at once. Every setting is answered in a cycle's ``settings``, also
+        where the sensor hangs or dies over it; nothing is tried twice."""
+        self._asks.ask(wanted)
+        if self._child is None:
+            self._asks.end()
+        self._send(Command(settings=dict(wanted)))
+
     def _send(self, command: Command) -> None:
         if self._child is not None:
             self._child.send(command)
@@ -152,10 +162,12 @@ class Sensors:
 
     def _heard(self, cycle: Cycle) -> None:
         self._deaths = 0
+        self._asks.heard(cycle.settings)
         self._config = msgspec.structs.replace(
             self._config,
             since=cycle.monotonic,
             kernel_after=self._config.kernel_after if cycle.kernel_sequence is None else cycle.kernel_sequence,
+            settings=self._asks.applied if self._config.simulate is not None else {},
         )
         self._publish(cycle)
 
@@ -166,7 +178,8 @@ class Sensors:
         hung = [report for report in reports if report is not None and report.identity.uuid not in answering]
         self._last = tuple(sorted([*cycle.cards, *hung], key=lambda card: card.identity.index))
         problem = cycle.problem or self._unknown_hung()
-        self._on_cycle(msgspec.structs.replace(cycle, sequence=self._sequence, cards=self._last, problem=problem))
+        told = {"sequence": self._sequence, "cards": self._last, "problem": problem}
+        self._on_cycle(msgspec.structs.replace(cycle, **told, settings=(*cycle.settings, *self._asks.take())))
 
     def _unknown_hung(self) -> DriverProblem | None:
         """A card that never said who it is cannot be reported as a card."""
@@ -186,6 +199,7 @@ class Sensors:
             self._hang(place)
             self._start_child()
             return
+        self._asks.end()
         self._deaths += 1
         if end is End.HUNG_DRIVER:
             self._driver_hangs()
@@ -202,6 +216,7 @@ class Sensors:
 
     def _hang(self, place: Place) -> None:
         identity = next((card.identity for card in self._last if _at(card.identity, place)), None)
+        self._asks.end(hung=identity.uuid if identity is not None else None)
         if identity is not None:
             place = Place(index=identity.index, bus_id=identity.bus_id)
         first, longest = self._probe_seconds

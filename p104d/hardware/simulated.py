@@ -10,10 +10,10 @@ import hashlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from p104d.core.units import MIB
-from p104d.hardware.messages import ProcessClaim
+from p104d.hardware.messages import FAN_AUTOMATIC, CardSettings, ProcessClaim
 from p104d.hardware.rig import Rig, RigCard, RigFault
 
 #: What a Pascal card's driver keeps for itself without any process (NVML total less CUDA total on an unlocked card).
@@ -75,15 +75,32 @@ class SimulatedCard:
             fault for fault in rig.faults if fault.card == position and fault.kind != "driver_reload"
         )
         self._foreign = tuple(process for process in rig.processes if process.card == position)
-        self.power_limit = self.spec.power_limit
-        self.persistence = False
-        self.fan_percent: int | None = None
-        self.locked_clock_mhz: int | None = None
+        self.set_at = -math.inf
+        self.reset()
         self._claims: list[_Claim] = []
         self._visible: list[_Claim] = []
         self._looked = -math.inf
         self._busy = False
         self._turned = (0.0, self.spec.temperature)
+
+    def reset(self) -> None:
+        """As the driver finds the card: nothing set on it."""
+        self.power_limit = self.spec.power_limit
+        self.persistence = False
+        self.fan_percent: int | None = None
+        self.locked_clock_mhz: int | None = None
+        self.locked_memory_mhz: int | None = None
+        #: Memory and graphics clock, MHz.
+        self.application_clocks: tuple[int, int] | None = None
+
+    def restore(self, settings: CardSettings, at: float) -> None:
+        """As a driver before this one left the card at ``at``. Application clocks come back as locked ones."""
+        self.set_at = at
+        self.power_limit = settings.power_limit_watts or self.power_limit
+        self.persistence = bool(settings.persistence)
+        self.fan_percent = settings.fan_percent if settings.fan_percent != FAN_AUTOMATIC else None
+        self.locked_clock_mhz = settings.sm_clock_mhz or None
+        self.locked_memory_mhz = settings.memory_clock_mhz or None
 
     def has(self, kind: str, now: float) -> bool:
         """Whether a fault of that kind is going on."""
@@ -166,7 +183,14 @@ class SimulatedCard:
             clock *= 0.6
         if self.has("hot", now):
             clock *= 0.3
-        return min(int(clock), self.locked_clock_mhz or int(clock))
+        limits = (self.locked_clock_mhz, self.application_clocks and self.application_clocks[1])
+        return min(int(clock), *(limit or int(clock) for limit in limits))
+
+    def memory_clock(self, now: float) -> int:
+        """Memory clock in MHz."""
+        limits = (self.locked_memory_mhz, self.application_clocks and self.application_clocks[0])
+        clock = 5005 if self.busy(now) else 405
+        return min(clock, *(limit or clock for limit in limits))
 
     def fan(self, now: float) -> int:
         """Per cent, by temperature unless set."""
@@ -191,6 +215,18 @@ class SimulatedRig:
         named = list(claims)
         for card in self.cards:
             card.set_claims([claim for claim in named if claim.uuid == card.spec.uuid])
+
+    def restore(self, settings: Mapping[str, CardSettings], at: float | None) -> None:
+        """What cards were set to by another sensor, up to ``at`` (CLOCK_MONOTONIC): a real card keeps it itself."""
+        for card in self.cards:
+            if card.spec.uuid in settings:
+                card.restore(settings[card.spec.uuid], self.now() if at is None else at - self._epoch)
+
+    def forget_settings(self, now: float) -> None:
+        """A driver is initialised: what was set before it was last reloaded is gone."""
+        for card in self.cards:
+            if self.reloaded_since(card.set_at, now):
+                card.reset()
 
     def present(self, now: float) -> list[SimulatedCard]:
         """The cards on the bus, in the order of their addresses, as NVML numbers them."""

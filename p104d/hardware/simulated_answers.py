@@ -13,8 +13,20 @@ from p104d.hardware.simulated import RESERVED_BYTES, SimulatedCard
 SUCCESS, UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED = 0, 1, 2, 3
 NOT_FOUND, INSUFFICIENT_SIZE, DRIVER_NOT_LOADED, TIMEOUT, GPU_IS_LOST, UNKNOWN = 6, 7, 9, 10, 15, 999
 XID_EVENT = 8
-#: The fan of a mining card stops below this.
-_FAN_MINIMUM_PERCENT = 30
+
+#: What nvmlErrorString says of each.
+TEXTS = {
+    SUCCESS: b"The operation was successful",
+    UNINITIALIZED: b"Uninitialized",
+    INVALID_ARGUMENT: b"Invalid Argument",
+    NOT_SUPPORTED: b"Not Supported",
+    NOT_FOUND: b"Not Found",
+    INSUFFICIENT_SIZE: b"Insufficient Size",
+    DRIVER_NOT_LOADED: b"Driver Not Loaded",
+    TIMEOUT: b"Timeout",
+    GPU_IS_LOST: b"GPU is lost",
+    UNKNOWN: b"Unknown Error",
+}
 
 _Getter = Callable[[SimulatedCard, float], int]
 
@@ -110,8 +122,7 @@ def _no_processes(_card: SimulatedCard, _now: float, count: Any, _array: Any) ->
 
 
 def _clock(card: SimulatedCard, now: float, kind: Any, clock: Any) -> int:
-    memory = 5005 if card.busy(now) else 405
-    clock._obj.value = memory if int(kind.value) == 2 else card.clock(now)
+    clock._obj.value = card.memory_clock(now) if int(kind.value) == 2 else card.clock(now)
     return SUCCESS
 
 
@@ -136,49 +147,6 @@ def _capability(card: SimulatedCard, _now: float, major: Any, minor: Any) -> int
     return SUCCESS
 
 
-def _set_power_limit(card: SimulatedCard, _now: float, limit: Any) -> int:
-    watts = int(limit.value) / 1000
-    if not card.spec.power_limit_min <= watts <= card.spec.power_limit_max:
-        return INVALID_ARGUMENT
-    card.power_limit = watts
-    return SUCCESS
-
-
-def _set_persistence(card: SimulatedCard, _now: float, mode: Any) -> int:
-    card.persistence = bool(mode.value)
-    return SUCCESS
-
-
-def _set_clocks(card: SimulatedCard, _now: float, low: Any, high: Any) -> int:
-    if not 139 <= int(low.value) <= int(high.value) <= 1911:
-        return INVALID_ARGUMENT
-    card.locked_clock_mhz = int(high.value)
-    return SUCCESS
-
-
-def _reset_clocks(card: SimulatedCard, _now: float) -> int:
-    card.locked_clock_mhz = None
-    return SUCCESS
-
-
-def _set_fan(card: SimulatedCard, _now: float, fan: Any, percent: Any) -> int:
-    speed = int(getattr(percent, "value", percent))
-    if int(getattr(fan, "value", fan)) != 0 or not _FAN_MINIMUM_PERCENT <= speed <= 100:
-        return INVALID_ARGUMENT
-    card.fan_percent = speed
-    return SUCCESS
-
-
-def _reset_fan(card: SimulatedCard, _now: float, _fan: Any) -> int:
-    card.fan_percent = None
-    return SUCCESS
-
-
-def _fan_bounds(_card: SimulatedCard, _now: float, low: Any, high: Any) -> int:
-    low._obj.value, high._obj.value = _FAN_MINIMUM_PERCENT, 100
-    return SUCCESS
-
-
 #: Functions on a card, its handle already resolved.
 DEVICE: dict[str, Callable[..., int]] = {
     "nvmlDeviceGetName": _text(lambda card: card.spec.name),
@@ -199,11 +167,4 @@ DEVICE: dict[str, Callable[..., int]] = {
     "nvmlDeviceGetTemperatureThreshold": _threshold,
     "nvmlDeviceGetPowerManagementLimitConstraints": _power_bounds,
     "nvmlDeviceGetCudaComputeCapability": _capability,
-    "nvmlDeviceSetPowerManagementLimit": _set_power_limit,
-    "nvmlDeviceSetPersistenceMode": _set_persistence,
-    "nvmlDeviceSetGpuLockedClocks": _set_clocks,
-    "nvmlDeviceResetGpuLockedClocks": _reset_clocks,
-    "nvmlDeviceSetFanSpeed_v2": _set_fan,
-    "nvmlDeviceSetDefaultFanSpeed_v2": _reset_fan,
-    "nvmlDeviceGetMinMaxFanSpeed": _fan_bounds,
 }

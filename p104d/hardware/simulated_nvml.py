@@ -20,30 +20,19 @@ from p104d.hardware.simulated_answers import (
     DEVICE,
     DRIVER_NOT_LOADED,
     GPU_IS_LOST,
-    INSUFFICIENT_SIZE,
     INVALID_ARGUMENT,
     NOT_FOUND,
     NOT_SUPPORTED,
     NUMBERS,
     SUCCESS,
+    TEXTS,
     TIMEOUT,
     UNINITIALIZED,
     UNKNOWN,
     XID_EVENT,
 )
+from p104d.hardware.simulated_setters import SETTERS
 
-_TEXTS = {
-    SUCCESS: b"The operation was successful",
-    UNINITIALIZED: b"Uninitialized",
-    INVALID_ARGUMENT: b"Invalid Argument",
-    NOT_SUPPORTED: b"Not Supported",
-    NOT_FOUND: b"Not Found",
-    INSUFFICIENT_SIZE: b"Insufficient Size",
-    DRIVER_NOT_LOADED: b"Driver Not Loaded",
-    TIMEOUT: b"Timeout",
-    GPU_IS_LOST: b"GPU is lost",
-    UNKNOWN: b"Unknown Error",
-}
 #: Symbols that came after the 580 drivers, the last for Pascal: to look for them must fail as it does there.
 _AFTER_580 = frozenset(
     {
@@ -66,6 +55,7 @@ _AFTER_580 = frozenset(
         "nvmlDeviceGetBankRemapperStatus_v1",
     }
 )
+_ON_CARDS = {**DEVICE, **SETTERS}
 _DEVICE_TOKEN, _EVENT_TOKEN = 0x7D00_0000, 0x7E00_0000
 
 
@@ -123,8 +113,8 @@ class SimulatedNvml:
                 return SUCCESS
 
             return number
-        if name in DEVICE:
-            function = DEVICE[name]
+        if name in _ON_CARDS:
+            function = _ON_CARDS[name]
             answers_lost = name in ANSWER_ALWAYS
 
             def device(handle: Any, *rest: Any) -> int:
@@ -200,6 +190,7 @@ class SimulatedNvml:
         now = self.rig.now()
         if self.rig.reloading(now):
             return DRIVER_NOT_LOADED
+        self.rig.forget_settings(now)
         self._initialised = now
         return SUCCESS
 
@@ -210,7 +201,7 @@ class SimulatedNvml:
         return SUCCESS
 
     def _error_string(self, code: Any) -> bytes:
-        return _TEXTS.get(int(getattr(code, "value", code)), b"Unknown Error")
+        return TEXTS.get(int(getattr(code, "value", code)), b"Unknown Error")
 
     def _driver_version(self, buffer: Any, _length: Any) -> int:
         self._alive()

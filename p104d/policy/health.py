@@ -65,6 +65,8 @@ _BAD_VERDICTS = {
     Verdict.FAILED: "its memory test could not finish",
 }
 
+_UNPROVEN = "its memory is not proven yet"
+
 #: Below this load a card may save power by a slower link; only a busy one shows what the link can do.
 _BUSY_PERCENT = 50
 
@@ -96,6 +98,12 @@ def suspicion(xids: Sequence[XidEvent], *, own_memory_test: bool = False) -> str
     return next((xid_text(code) for code in bad), None)
 
 
+def bad_memory(verdict: Verdict, finding: str | None = None) -> str | None:
+    """What is wrong with a card of this verdict, with what its test found; None for a card that may work."""
+    text = _BAD_VERDICTS.get(verdict)
+    return f"{text}: {finding}" if text and finding else text
+
+
 def fault_text(fault: str, detail: str | None = None) -> str:
     """A fault word of ``CardReport`` as people read it, with the driver's own message where there is one."""
     text = _FAULTS.get(fault, fault)
@@ -110,25 +118,33 @@ def card_condition(
     suspected: str | None = None,
     xids: Sequence[XidEvent] = (),
     verifying: bool = False,
+    proven: bool = True,
+    finding: str | None = None,
     jobs: int = 0,
 ) -> Condition:
     """A card's state from all that is known, the gravest first: missing, suspect, verifying, drained, busy, ready.
 
     ``report`` None: the driver does not list it. ``suspected`` is the suspicion kept from before; ``xids`` are new
-    ones; ``drained`` a person's wish; ``jobs`` how many of ours are on it.
+    ones; ``drained`` a person's wish; ``verifying`` that its memory is being tested; ``proven`` that a test stands
+    behind its verdict: then a job may push the present test aside; ``finding`` what that test said. ``jobs`` is how many of ours are on it.
     """
     if report is None:
         return Condition(state=CardState.MISSING, note="the driver does not see it", closed="missing")
     cause = fault_text(report.fault, report.fault_text) if report.fault else suspected or suspicion(xids)
-    cause = cause or _BAD_VERDICTS.get(verdict)
+    cause = cause or bad_memory(verdict, finding)
     if cause is not None and not (verifying and report.fault is None):
         return Condition(state=CardState.SUSPECT, note=cause, closed=f"suspect: {cause}")
     if drained:
         return _drained(verifying, jobs)
+    if verifying and (cause is not None or not proven):
+        closed = "its memory is being tested" if cause is None else f"suspect: {cause}; its memory is being tested"
+        return Condition(state=CardState.VERIFYING, note=cause, closed=closed, temporary=cause is None)
+    if not proven:
+        # Jobs of an unverified card can only be from a release that knew no proof; they are not disturbed.
+        state = CardState.BUSY if jobs else CardState.VERIFYING
+        return Condition(state=state, note=_UNPROVEN, closed=_UNPROVEN, temporary=True)
     if verifying:
-        return Condition(
-            state=CardState.VERIFYING, note=cause, closed="its memory is being tested", temporary=cause is None
-        )
+        return Condition(state=CardState.VERIFYING)
     return Condition(state=CardState.BUSY if jobs else CardState.READY)
 
 
@@ -175,9 +191,13 @@ def card_warnings(
 def _suspect_mend(report: CardReport | None, verdict: Verdict, index: int) -> str:
     if report is not None and report.fault is not None:
         return "check its riser and power, then reboot"
-    if verdict in (Verdict.ALIASED, Verdict.FAULTY):
-        return "flash its stock ROM or replace it"
-    return f"look into the cause, then p104ctl undrain {index}"
+    if verdict is Verdict.ALIASED:
+        return "flash the ROM that fits its memory chips"
+    if verdict is Verdict.FAULTY:
+        return f"cool it and p104ctl verify {index} --depth full, else replace it"
+    if verdict is Verdict.FAILED:
+        return f"check its riser and power, then p104ctl verify {index}"
+    return f"look into the cause, then p104ctl verify {index} --depth full, or p104ctl undrain {index}"
 
 
 def _link_warnings(identity: CardIdentity, reading: CardReading) -> list[str]:
@@ -199,6 +219,7 @@ def _heat(reading: CardReading) -> list[str]:
     if not alarms:
         return []
     at = "" if reading.temperature_celsius is None else f" at {reading.temperature_celsius} °C"
-    power = alarms == (THROTTLE_ALARMS[0x80],)
+    # The driver tells of a power brake as a hardware slowdown too; heat has bits of its own beside it.
+    power = THROTTLE_ALARMS[0x80] in alarms and not {THROTTLE_ALARMS[0x20], THROTTLE_ALARMS[0x40]} & set(alarms)
     mend = "check the power supply and its cables" if power else "clean its fan and heat sink, give it air"
     return [f"slowed down{at}: {', '.join(alarms)}; {mend}"]

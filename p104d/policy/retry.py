@@ -9,6 +9,7 @@ ended in any way       by time limit         failed, or queued again while retri
 ended in any way       card lost             failed, or queued again while retries last  yes
 ended in any way       over VRAM             failed, or queued again while retries last  yes
 ended in any way       never on its card     failed, or queued again while retries last  yes
+ended in any way       card too hot          queued again at once                       no
 exit code 0            no                    succeeded                                  no
 exit code, signal      no                    failed, or queued again while retries last  yes
 could not be started   no                    failed, or queued again while retries last  yes
@@ -16,6 +17,10 @@ shim or host died      no                    lost; idempotent: queued again     
 =====================  ====================  =========================================  ============
 
 A stop that was asked for decides, whatever the job made of its SIGTERM: exit code 0 after a cancel is still a cancel.
+
+A job whose card grew too hot has done nothing wrong. It did run and has no result, so its attempt's outcome is
+``failed`` (``revoked`` is for those that never ran), but no retry is used up, and it waits for a cool card alone.
+
 An idempotent job is queued again after a loss even without retries, but not for ever: one that takes its host down
 each time must end some day (``MOST_LOSSES``).
 """
@@ -56,6 +61,7 @@ class Stop(StrEnum):
     CARD_LOST = "card lost"
     OVER_VRAM = "over VRAM"
     NEVER_ON_CARD = "never used its card"
+    TOO_HOT = "card too hot"
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +117,8 @@ def after_end(ending: Ending, *, job_id: int, retries: int, failures: int, idemp
     if ending.stop is None and ending.how in (How.SHIM_DIED, How.HOST_DIED):
         return _lost(ending, job_id, idempotent, losses)
     reason = _reason(ending)
+    if ending.stop is Stop.TOO_HOT:
+        return _end(Move.REQUEUE, Outcome.FAILED, reason)
     if ending.stop is None and ending.exit_code == 0:
         return _end(Move.SUCCEED, Outcome.SUCCEEDED, reason)
     if failures >= retries:

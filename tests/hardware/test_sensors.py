@@ -111,7 +111,7 @@ def test_a_card_that_hangs_is_told_and_the_others_go_on_and_it_comes_back() -> N
 
 def test_while_a_card_hangs_the_event_loop_does_not_wait() -> None:
     async def scenario() -> None:
-        rig = rig_of(2, fault("hang", at=0.3))
+        rig = rig_of(2, fault("hang", at=1.0))
         longest = 0.0
         async with running(rig, deadline=3.0) as (_, ear):
             told = asyncio.ensure_future(ear.until(lambda cycle: faults(cycle).get(1) == "hang"))
@@ -127,7 +127,7 @@ def test_while_a_card_hangs_the_event_loop_does_not_wait() -> None:
 
 def test_two_cards_may_hang_one_after_the_other() -> None:
     async def scenario() -> None:
-        rig = rig_of(3, fault("hang", at=0.3), fault("hang", at=0.3, card=2))
+        rig = rig_of(3, fault("hang", at=1.0), fault("hang", at=1.0, card=2))
         async with running(rig) as (sensors, ear):
             await ear.until(lambda cycle: faults(cycle) == {0: None, 1: "hang", 2: "hang"})
             assert sensors.restarts == 2
@@ -281,7 +281,7 @@ def test_the_kernel_log_is_read_on_over_a_restart(tmp_path: Path) -> None:
 
 def test_closing_ends_hung_sensors_and_probes_too() -> None:
     async def scenario() -> list[int]:
-        async with running(rig_of(2, fault("hang", at=0.2)), probe_seconds=(0.01, 0.02)) as (_, ear):
+        async with running(rig_of(2, fault("hang", at=1.0)), probe_seconds=(0.01, 0.02)) as (_, ear):
             await ear.until(lambda cycle: faults(cycle).get(1) == "hang")
             await ear.until(lambda cycle: True, after=ear.cycles[-1].sequence + 3)
             return children()

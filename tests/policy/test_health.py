@@ -60,7 +60,15 @@ def condition(report=FINE, verdict=Verdict.PROVEN, **given) -> tuple[CardState, 
 def test_conditions_the_gravest_first() -> None:
     assert condition() == (CardState.READY, None, None, False)
     assert condition(jobs=2) == (CardState.BUSY, None, None, False)
-    assert condition(verifying=True) == (CardState.VERIFYING, None, "its memory is being tested", True)
+    assert condition(verifying=True, proven=False) == (CardState.VERIFYING, None, "its memory is being tested", True)
+    # A proven card's test is a guest: the card stays open for jobs.
+    assert condition(verifying=True) == (CardState.VERIFYING, None, None, False)
+    assert condition(proven=False) == (
+        CardState.VERIFYING,
+        "its memory is not proven yet",
+        "its memory is not proven yet",
+        True,
+    )
     assert condition(drained=True, jobs=1) == (CardState.DRAINING, None, "draining", False)
     assert condition(drained=True) == (CardState.DRAINED, None, "drained", False)
     assert condition(drained=True, verifying=True)[2:] == ("drained, and its memory is being tested", False)
@@ -80,7 +88,7 @@ def test_bad_memory_takes_nothing_and_can_be_tested_again(verdict) -> None:
     state, note, closed, _ = condition(verdict=verdict)
     assert state is CardState.SUSPECT and note is not None and closed == f"suspect: {note}"
     assert condition(verdict=verdict, verifying=True) == (
-        CardState.VERIFYING, note, "its memory is being tested", False
+        CardState.VERIFYING, note, f"suspect: {note}; its memory is being tested", False
     )  # fmt: skip
 
 
@@ -124,6 +132,9 @@ def test_warnings_name_the_card_and_the_mend() -> None:
         "card 2: slowed down at 91 °C: hardware thermal slowdown; clean its fan and heat sink, give it air",
     )
     assert warnings(throttle=("power brake slowdown",))[0].endswith("check the power supply and its cables")
+    # The driver tells of a power brake as a hardware slowdown too.
+    assert warnings(throttle=throttle_names(0x88))[0].endswith("check the power supply and its cables")
+    assert "give it air" in warnings(throttle=throttle_names(0xC8))[0]
 
 
 def test_a_slow_generation_shows_only_under_load() -> None:
@@ -146,6 +157,8 @@ def test_a_card_out_of_service_is_told_once_with_its_mend() -> None:
     lost = warnings(fault="lost", state=CardState.SUSPECT, note="fell off the bus", link_width=1)
     assert lost == ("card 2 took itself out: fell off the bus; check its riser and power, then reboot",)
     bad = warnings(Verdict.FAULTY, state=CardState.SUSPECT, note="its memory is faulty")
-    assert bad == ("card 2 took itself out: its memory is faulty; flash its stock ROM or replace it",)
+    assert bad == (
+        "card 2 took itself out: its memory is faulty; cool it and p104ctl verify 2 --depth full, else replace it",
+    )
     odd = warnings(state=CardState.SUSPECT, note="XID 62")
     assert odd[0].endswith("p104ctl undrain 2")

@@ -53,6 +53,16 @@ def test_success() -> None:
     assert told(end(exit_code=0, retries=2)) == (Move.SUCCEED, Outcome.SUCCEEDED, False, "exit code 0")
 
 
+@pytest.mark.parametrize("how", [How.EXITED, How.NOT_STARTED, How.SHIM_DIED, How.HOST_DIED])
+@pytest.mark.parametrize("code", [0, 3, None])
+def test_a_job_whose_card_grew_too_hot_is_queued_again_for_nothing(how, code) -> None:
+    after = end(how, exit_code=code, stop=Stop.TOO_HOT)
+    assert told(after) == (Move.REQUEUE, Outcome.FAILED, False, "card too hot")
+    assert after.wait_seconds == 0
+    assert end(how, exit_code=code, stop=Stop.TOO_HOT, retries=2, failures=2) == after
+    assert end(How.REVOKED, stop=Stop.TOO_HOT).move is Move.REQUEUE
+
+
 @pytest.mark.parametrize("how", list(How))
 @pytest.mark.parametrize("code", [0, 3])
 def test_cancel_wins_over_everything(how, code) -> None:
