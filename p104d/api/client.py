@@ -63,12 +63,15 @@ class Client:
         query: Mapping[str, object] | None = None,
         timeout: float | None = None,
         while_silent: Callable[[], None] | None = None,
+        body: Mapping[str, object] | None = None,
     ) -> Answer:
         """The answer to ``GET path`` as it comes: a log followed, a database. Use it in a ``with``.
 
-        ``while_silent`` is called if nothing at all has come after a second.
+        With ``body`` it is a ``POST``, which the daemon may undo when the caller hangs up. ``while_silent`` is called
+        if nothing at all has come after a second.
         """
-        return self._ask("GET", path + _query(query or {}), None, timeout, while_silent)
+        method = "GET" if body is None else "POST"
+        return self._ask(method, path + _query(query or {}), body, timeout, while_silent)
 
     def _whole(self, method: str, target: str, body: Mapping[str, object] | None, timeout: float | None) -> Any:
         with self._ask(method, target, body, timeout) as answer:

@@ -10,12 +10,13 @@ from p104d.cli.verbs import SECTIONS
 
 _EXITS = {
     "0": "Done.",
-    "1": "The job waited for did not succeed, or a check of doctor failed. (run: see there.)",
+    "1": "The job waited for did not succeed, a card of verify is not proven, or a check of doctor failed."
+    " (run: see there.)",
     "2": "The command line is wrong, or a file cannot be read.",
     "3": "The daemon cannot be reached.",
     "4": "Refused: a bad job, not allowed, impossible now.",
     "5": "No such job, card or schedule.",
-    "130": "Interrupted; jobs waited for go on.",
+    "130": "Interrupted; jobs waited for go on, tests that verify asked for are stopped.",
     "141": "Whoever read the output went away.",
 }
 _FILES = {

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from p104d.cli.terminal import terminal_width
-from p104d.cli.text import Cell, Column, clean, local, paint, relative, state, table, wrap
-from p104d.core.units import format_size
+from p104d.cli.text import Cell, Column, local, paint, span, state, table, width, wrap
+from p104d.core.units import GIB, format_size
 
 _PREFIXES = ("NVIDIA GeForce ", "NVIDIA ", "GeForce ")
 #: What ``cards`` leaves to ``cards CARD`` on a terminal too narrow, the least missed first.
-_DROPPED = ("VBIOS", "LIMIT", "BUS")
+_DROPPED = ("VBIOS", "LIMIT", "BUS", "UUID")
 
 
 def card_name(card: dict[str, Any]) -> str:
@@ -44,6 +44,47 @@ def link(card: dict[str, Any], *, best: bool = False) -> str:
     return f"{now} of {most}" if best and "?" not in most and most != now else now
 
 
+def share(part: int | None, whole: int | None) -> str:
+    """``7.9/8.0 GiB``; a dash for what is not known."""
+    if whole is None:
+        return format_size(part)
+    if part is None or part < GIB <= whole:
+        return f"{format_size(part)}/{format_size(whole)}"
+    both = format_size(part), format_size(whole)
+    return f"{both[0].split()[0]}/{both[1]}" if both[0].split()[1] == both[1].split()[1] else "/".join(both)
+
+
+def last_proof(card: dict[str, Any], *, long: bool = False) -> Cell:
+    """How the proof of a card stands: ``42 %``, ``due: VBIOS changed``, ``3d04h ago, full``; ``never``."""
+    percent = card.get("verified_percent")
+    if percent is not None:
+        return Cell(percent_text(percent), "cyan")
+    if card.get("test_due") and not long:
+        return Cell(f"due: {card['test_due']}", "yellow")
+    when = card.get("verified_at")
+    if not when:
+        return Cell("never")
+    ago = f"{_age(when)} ago"
+    moment = f" ({local(when)})" if long else ""
+    depth = card.get("verified_depth")
+    return Cell(f"{ago}{moment}" + (f", {depth}" if depth else ""))
+
+
+def _age(when: str) -> str:
+    """A test's age in its largest unit: 3d, 2h, 5m."""
+    text = span(when, None)
+    for unit in "dhm":
+        whole, found, _ = text.partition(unit)
+        if found:
+            return whole + unit
+    return text
+
+
+def percent_text(percent: float) -> str:
+    """``42 %``, rounded down: 100 is said when the test is over, not before."""
+    return f"{min(99, int(percent))} %"
+
+
 def card_table(cards: Sequence[dict[str, Any]]) -> list[str]:
     """One line a card, its note below it."""
     fields: dict[Column, Callable[[dict[str, Any]], Cell | str]] = {
@@ -54,12 +95,12 @@ def card_table(cards: Sequence[dict[str, Any]]) -> list[str]:
         Column("VBIOS"): lambda card: card.get("vbios") or "-",
         Column("VERDICT"): lambda card: state(card.get("verdict")),
         Column("STATE"): lambda card: state(card.get("state")),
-        Column("MEMORY", right=True): lambda card: format_size(card.get("memory_total_bytes")),
-        Column("PROVEN", right=True): lambda card: format_size(card.get("memory_proven_bytes")),
+        Column("PROVEN", right=True): lambda card: share(card.get("memory_proven_bytes"), card["memory_total_bytes"]),
         Column("LINK"): lambda card: link(card, best=True),
+        Column("TESTED", give=True, least=10): last_proof,
         Column("LIMIT", right=True): lambda card: figure(card.get("power_limit_watts"), "W"),
     }
-    columns = _that_fit(list(fields), [[field(card) for field in fields.values()] for card in cards])
+    columns = that_fit(list(fields), [[field(card) for field in fields.values()] for card in cards], _DROPPED)
     rows = [[fields[column](card) for column in columns] for card in cards]
     page = table(columns, rows)
     lines = [page[0]]
@@ -68,23 +109,25 @@ def card_table(cards: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _that_fit(columns: list[Column], rows: list[list[Cell | str]]) -> list[Column]:
+def that_fit(columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]], dropped: Sequence[str]) -> list[Column]:
+    """The columns without those of ``dropped``, its first ones first, that the terminal is too narrow for."""
     room = terminal_width()
     kept = list(columns)
-    for dropped in _DROPPED:
+    for heading in dropped:
         if room is None or _least_width(columns, kept, rows) <= room:
             break
-        kept = [column for column in kept if column.heading != dropped]
+        kept = [column for column in kept if column.heading != heading]
     return kept
 
 
-def _least_width(columns: list[Column], kept: list[Column], rows: list[list[Cell | str]]) -> int:
+def _least_width(columns: Sequence[Column], kept: Sequence[Column], rows: Sequence[Sequence[Cell | str]]) -> int:
     total = 2 * (len(kept) - 1)
     for place, column in enumerate(columns):
         if column in kept:
             fields = [row[place] for row in rows]
             texts = [field.text if isinstance(field, Cell) else field for field in fields]
-            total += column.least if column.give else max(len(text) for text in [column.heading, *texts])
+            most = max(width(text) for text in [column.heading, *texts])
+            total += min(column.least, most) if column.give else most
     return total
 
 
@@ -101,39 +144,3 @@ def note_lines(card: dict[str, Any]) -> list[str]:
     room = (terminal_width() or 10_000) - 4
     colour = "red" if bad else "yellow"
     return ["    " + paint(line, colour) for line in wrap("; ".join(said), room, "")] if said else []
-
-
-def card_page(card: dict[str, Any]) -> list[str]:
-    """All that is known of one card, in words."""
-    low, high = card.get("power_limit_min_watts"), card.get("power_limit_max_watts")
-    default = figure(card.get("power_limit_default_watts"), "W")
-    between = f" ({figure(low, 'W')} to {figure(high, 'W')}, {default} by default)" if low is not None else ""
-    clocks = [figure(card.get(key), " MHz") for key in ("sm_clock_mhz", "memory_clock_mhz")]
-    fields = {
-        "uuid": card["uuid"],
-        "bus": card.get("bus_id"),
-        "device": " / ".join(filter(None, (card.get("device_id"), card.get("subsystem_id")))),
-        "vbios": card.get("vbios"),
-        "driver": card.get("driver"),
-        "compute": card.get("compute_capability"),
-        "memory": f"{format_size(card.get('memory_total_bytes'))} reported, "
-        f"{format_size(card.get('memory_proven_bytes'))} proven",
-        "in use": f"{format_size(card.get('memory_used_bytes'))}, {format_size(card.get('memory_reserved_bytes'))} "
-        f"reserved by jobs, {format_size(card.get('memory_foreign_bytes'))} used by others",
-        "link": link(card, best=True),
-        "power": f"{figure(card.get('power_watts'), 'W')}, limit {figure(card.get('power_limit_watts'), 'W')}{between}",
-        "heat": f"{figure(card.get('temperature_celsius'), '°C')}, fan {figure(card.get('fan_percent'), '%')}",
-        "load": f"{figure(card.get('utilization_percent'), '%')}, clocks {clocks[0]}, memory {clocks[1]}",
-        "jobs": ", ".join(str(job) for job in card.get("jobs") or ()),
-        "models": ", ".join(card.get("models") or ()),
-        "first seen": _moment(card.get("first_seen_at")),
-        "last seen": _moment(card.get("last_seen_at")),
-    }
-    verdict, doing = state(card.get("verdict")), state(card.get("state"))
-    head = f"card {card_index(card)}  {paint(clean(card_name(card)), 'bold')}  "
-    head += f"{paint(verdict.text, verdict.colour)}  {paint(doing.text, doing.colour)}"
-    return [head, *note_lines(card), *(f"  {key:<11} {clean(str(value))}" for key, value in fields.items() if value)]
-
-
-def _moment(text: str | None) -> str | None:
-    return f"{local(text)} ({relative(text)})" if text else None

@@ -92,8 +92,8 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
 def cli(ctx: click.Context, socket: str | None) -> None:
     """Ask the p104d daemon: what the rig does, and what it shall do.
 
-    Exit codes: 0 done; 1 the job waited for did not succeed; 2 usage; 3 the daemon cannot be reached;
-    4 refused; 5 no such job or card; 130 interrupted.
+    Exit codes: 0 done; 1 the job waited for did not succeed, or a card is not proven; 2 usage; 3 the daemon cannot be
+    reached; 4 refused; 5 no such job or card; 130 interrupted.
     """
     ctx.obj = socket
     if ctx.invoked_subcommand is None:

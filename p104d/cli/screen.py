@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from p104d.cli.jobs import indexes_of, on_cards, speed
-from p104d.cli.rig import card_index, card_name, figure, link, note_lines
+from p104d.cli.rig import card_index, card_name, figure, last_proof, link, note_lines, percent_text, share, that_fit
 from p104d.cli.terminal import terminal_width, unicode_output
 from p104d.cli.text import Cell, Column, clean, paint, span, state, table, wrap
 from p104d.core.units import GIB, format_size
@@ -14,8 +14,8 @@ from p104d.core.units import GIB, format_size
 _GOING = ("running", "starting", "stopping")
 _WAITING = ("queued", "held")
 _ENDED = ("succeeded", "failed", "cancelled", "lost")
-#: Narrower than this, a card's line leaves out its link and shortens its bar.
-_WIDE = 100
+#: What a card's line leaves to ``p104ctl cards`` on a terminal too narrow, the least missed first.
+_DROPPED = ("PROVEN", "TESTED", "LINK", "UTIL")
 
 
 def screen(status: dict[str, Any]) -> list[str]:
@@ -50,46 +50,60 @@ def _banner(text: str, colour: str) -> str:
 def _cards(cards: Sequence[dict[str, Any]]) -> list[str]:
     if not cards:
         return ["no cards (p104ctl doctor says why)"]
-    room = terminal_width()
-    wide = room is None or room >= _WIDE
     columns = [
         Column("#", right=True),
         Column("CARD", give=True),
         Column("VERDICT"),
         Column("STATE"),
         Column("MEMORY"),
+        Column("PROVEN", right=True),
         Column("TEMP", right=True),
         Column("POWER", right=True),
         Column("UTIL", right=True),
-        *([Column("LINK")] if wide else []),
+        Column("LINK"),
+        Column("TESTED", give=True, least=8),
         Column("JOBS", give=True, least=4),
     ]
-    blocks = 16 if wide else 6
-    page = table(columns, [_card(card, blocks, wide) for card in cards])
+    # Where not all fits, bars and words are shortened; where that is not enough, columns go.
+    for wide in (True, False):
+        rows = [_card(card, wide) for card in cards]
+        kept = that_fit(columns, rows, _DROPPED)
+        if len(kept) == len(columns):
+            break
+    places = [place for place, column in enumerate(columns) if column in kept]
+    page = table(kept, [[row[place] for place in places] for row in rows])
     lines = [page[0]]
     for line, card in zip(page[1:], cards, strict=True):
         lines += [line, *note_lines(card)]
     return lines
 
 
-def _card(card: dict[str, Any], blocks: int, wide: bool) -> list[Cell | str]:
+def _card(card: dict[str, Any], wide: bool) -> list[Cell | str]:
     heat = card.get("temperature_celsius")
     limit = card.get("power_limit_watts")
     power = figure(card.get("power_watts"), "W")
-    fields: list[Cell | str] = [
+    return [
         card_index(card),
         card_name(card),
         state(card.get("verdict")),
-        state(card.get("state")),
-        memory(card, blocks, wide),
+        _doing(card, wide),
+        memory(card, 16 if wide else 6, wide),
+        share(card.get("memory_proven_bytes"), card.get("memory_total_bytes")),
         Cell(figure(heat, "°C" if unicode_output() else "C"), "red" if heat is not None and heat >= 83 else None),
         f"{power} / {figure(limit, 'W')}" if wide and limit is not None else power,
         figure(card.get("utilization_percent"), "%"),
+        link(card),
+        last_proof(card),
+        " ".join(str(job) for job in card.get("jobs") or ()) or "-",
     ]
-    if wide:
-        fields.append(link(card))
-    jobs = card.get("jobs") or ()
-    return [*fields, " ".join(str(job) for job in jobs) or "-"]
+
+
+def _doing(card: dict[str, Any], wide: bool) -> Cell:
+    """The card's state; of one being tested how far the test is."""
+    percent, now = card.get("verified_percent"), state(card.get("state"))
+    if percent is None or card.get("state") != "verifying":
+        return now
+    return now._replace(text=f"{now.text if wide else 'test'} {percent_text(percent).replace(' ', '')}")
 
 
 def memory(card: dict[str, Any], blocks: int, wide: bool) -> Cell:

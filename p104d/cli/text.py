@@ -33,6 +33,10 @@ STATE_COLOURS = {
     "aliased": "red",
     "faulty": "red",
     "active": "green",
+    "waiting": "cyan",
+    "preempted": "yellow",
+    "stopped": "yellow",
+    "interrupted": "yellow",
 }
 
 

@@ -185,6 +185,87 @@ def job(number: int, state: str = "queued", **changes: Any) -> dict[str, Any]:
     }
 
 
+def memory_test(index: int, verdict: str | None = "proven", **changes: Any) -> dict[str, Any]:
+    """A test of card ``index`` as the daemon tells it: finished with ``verdict``, or (None) another way."""
+    held = verdict in ("proven", "locked")
+    return {
+        "id": 40 + index,
+        "card": UUIDS[index],
+        "index": index,
+        "name": "NVIDIA P104-100",
+        "depth": "full",
+        "cause": "asked for",
+        "asked_by": "anna",
+        "state": "finished" if verdict else "running",
+        "waiting_because": None,
+        "verdict": verdict,
+        "text": "7.8 GiB tested, no errors" if held else None,
+        "started_at": "2026-11-23T22:00:00.000+00:00",
+        "ended_at": "2026-11-23T22:01:02.000+00:00" if verdict else None,
+        "progress": None,
+        "driver": "535.183.01",
+        "vbios": "86.04.7A.00.20",
+        "memory_total_bytes": 8 * GIB,
+        "memory_cuda_bytes": 8109 * 2**20,
+        "memory_tested_bytes": 8000 * 2**20 if verdict else None,
+        "memory_proven_bytes": 8000 * 2**20 if held else None,
+        "coverage_percent": 98.7 if verdict else None,
+        "errors": 0 if held else None,
+        "write_bytes_per_second": 251.4e9 if verdict else None,
+        "read_bytes_per_second": 262.3e9 if verdict else None,
+        "copy_bytes_per_second": 255.0e9 if verdict else None,
+        "host_to_device_bytes_per_second": 0.172e9 if verdict else None,
+        "device_to_host_bytes_per_second": 0.183e9 if verdict else None,
+        "fault": None,
+        "alias_offset_bytes": None,
+        "flipped_or": None,
+        "flipped_and": None,
+        "first_addresses": [],
+        "ranges": [],
+        "stuck": [],
+        "passes": [{"name": "hash", "errors": 0, "seconds": 0.07, "moved_bytes": 16 * GIB}] if verdict else [],
+        "temperature_max_celsius": 61 if verdict else None,
+        "sm_clock_min_mhz": 1607 if verdict else None,
+        "sm_clock_max_mhz": 1733 if verdict else None,
+        "map_cell_bytes": None,
+        "map_cells": None,
+        **changes,
+    }
+
+
+def going(index: int, percent: float, errors: int = 0, **changes: Any) -> dict[str, Any]:
+    """A test under way."""
+    progress = {"percent": percent, "step": "hash, second seed", "errors": errors, "seconds_left": 80.0}
+    return memory_test(index, None, progress=progress, **changes)
+
+
+def stuck(index: int, **changes: Any) -> dict[str, Any]:
+    """A test that found a bit stuck at 1."""
+    address = "0x140000000"
+    one = {"start": address, "end": "0x140000008", "errors": 3, "read_as_1": "0x8", "read_as_0": "0x0"}
+    return memory_test(
+        index,
+        "faulty",
+        text=f"errors in 3 words at {address}, bit 3 stuck at 1",
+        errors=3,
+        memory_proven_bytes=7999 * 2**20,
+        fault="stuck",
+        flipped_or="0x8",
+        flipped_and="0x8",
+        first_addresses=[address],
+        ranges=[one],
+        stuck=[{"address": address, "bit": 3, "stuck_at": 1}],
+        **changes,
+    )
+
+
+def verifying(*steps: list[dict[str, Any]], cut: int = 7, **fields: Any) -> Reply:
+    """The stream of ``verify``: each step a line, the last one done, in pieces of ``cut`` bytes."""
+    lines = [{"tests": step, "done": step is steps[-1]} for step in steps]
+    text = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    return Reply(pieces=[text[at : at + cut] for at in range(0, len(text), cut)], **fields)
+
+
 def rig() -> list[dict[str, Any]]:
     """Four cards of which each shows something else."""
     busy = {"state": "busy", "memory_used_bytes": int(5.9 * GIB), "memory_reserved_bytes": int(7.3 * GIB)}

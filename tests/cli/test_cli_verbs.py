@@ -47,7 +47,7 @@ def test_a_card_without_readings_shows_dashes_never_zeros(daemon, ctl):
     lost = card(0, **dict.fromkeys(keys), power_limit_watts=None, link_generation=None, link_width=None)
     daemon.answers["GET", "/v1/status"] = status() | {"cards": [lost], "running": []}
     line = next(line for line in ctl("status").out.splitlines() if "P104-100" in line)
-    assert "0W" not in line and "0%" not in line and line.split()[4:] == ["-"] * 6
+    assert "0W" not in line and "0%" not in line and line.split()[4:] == [*["-"] * 6, "never", "-"]
 
 
 def test_names_cannot_drive_the_terminal(daemon, ctl):

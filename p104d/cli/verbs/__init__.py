@@ -26,6 +26,9 @@ SECTIONS: dict[str, dict[str, str]] = {
     "The rig": {
         "status": "Show the cards, the queue, running jobs and warnings on one screen.",
         "cards": "Show the cards.",
+        "verify": "Test the memory of cards and show what was found.",
+        "history": "Show what was recorded of cards over time.",
+        "power": "Show or set what cards may draw, how fast they run, how they are cooled.",
         "drain": "Let cards finish their jobs and take no more.",
         "undrain": "Let drained cards take jobs again.",
         "pause": "Start no more jobs; running ones go on.",

@@ -6,9 +6,13 @@ from typing import Any
 
 import click
 
+from p104d.api.client import Client
 from p104d.cli.common import CardName, client, json_option, lines, out, print_json
 from p104d.cli.verbs import VERBS
-from p104d.core.errors import NotFoundError
+from p104d.core.errors import NotFoundError, P104Error
+
+#: How far back the last finished test is looked for: the newest may be under way, or have yielded to jobs.
+_TESTS = 20
 
 
 @click.command("cards", short_help=VERBS["cards"])
@@ -16,22 +20,37 @@ from p104d.core.errors import NotFoundError
 @json_option
 def command(names: tuple[str, ...], as_json: bool) -> None:
     """Show the cards; with CARD (index, UUID or name) all that is known of these."""
-    found = client().get("/v1/cards")["cards"]
+    asked = client()
+    found = asked.get("/v1/cards")["cards"]
     if names:
         found = select(found, names)
     if as_json:
         print_json({"cards": found})
         return
-    from p104d.cli.rig import card_page, card_table
+    if names:
+        _pages(asked, found)
+        return
+    from p104d.cli.rig import card_table
 
-    if not found:
-        out("no cards (p104ctl doctor says why)")
-    elif not names:
-        lines(card_table(found))
-    for place, card in enumerate(found if names else ()):
+    lines(card_table(found) if found else ["no cards (p104ctl doctor says why)"])
+
+
+def _pages(asked: Client, cards: list[dict[str, Any]]) -> None:
+    from p104d.cli.cardpage import card_page
+
+    for place, card in enumerate(cards):
         if place:
             out()
-        lines(card_page(card))
+        lines(card_page(card, _last_test(asked, card["uuid"])))
+
+
+def _last_test(asked: Client, uuid: str) -> dict[str, Any] | None:
+    """The newest test of the card that gave a verdict. A page without it is still worth having."""
+    try:
+        tests = asked.get("/v1/history", {"card": uuid, "limit": _TESTS})["tests"]
+        return next((test for test in tests if test["state"] == "finished"), None)
+    except (P104Error, KeyError):
+        return None
 
 
 def select(cards: list[dict[str, Any]], names: tuple[str, ...]) -> list[dict[str, Any]]:
