@@ -57,6 +57,12 @@ class Card(msgspec.Struct, kw_only=True):
     persistence: bool | None = None
     first_seen_at: str | None = None
     last_seen_at: str | None = None
+    verified_at: str | None = None
+    verified_depth: Literal["quick", "full", "thorough"] | None = None
+    verified_percent: float | None = None
+    test_due: str | None = None
+    host_to_device_bytes_per_second: float | None = None
+    device_to_host_bytes_per_second: float | None = None
 
 
 class Attempt(msgspec.Struct, kw_only=True):
@@ -304,20 +310,3 @@ class ErrorAnswer(msgspec.Struct):
     """The body of every answer with a status of 400 or more."""
 
     error: ErrorBody
-
-
-#: The documented schemas, by the name under which ``p104ctl schema`` prints them.
-SCHEMAS: dict[str, type[msgspec.Struct]] = {
-    "status": Status,
-    "cards": Cards,
-    "submit": Submitted,
-    "list": ListedJobs,
-    "show": Job,
-    "explain": Explained,
-    "wait": WaitedJobs,
-    "verbs": MovedJobs,
-    "schedules": Schedules,
-    "doctor": Checks,
-    "pause": Paused,
-    "error": ErrorAnswer,
-}

@@ -7,10 +7,30 @@ from typing import Any
 
 import msgspec
 
-from p104d.api.messages import SCHEMAS
+from p104d.api import messages as m
+from p104d.api import power, proof
 from p104d.api.spec import job_schema
 
 FOLDER = Path(__file__).resolve().parent.parent / "schemas"
+
+#: The documented schemas, by the name under which ``p104ctl schema`` prints them.
+SCHEMAS: dict[str, type[msgspec.Struct]] = {
+    "status": m.Status,
+    "cards": m.Cards,
+    "submit": m.Submitted,
+    "list": m.ListedJobs,
+    "show": m.Job,
+    "explain": m.Explained,
+    "wait": m.WaitedJobs,
+    "verbs": m.MovedJobs,
+    "schedules": m.Schedules,
+    "doctor": m.Checks,
+    "pause": m.Paused,
+    "verify": proof.Verified,
+    "history": proof.History,
+    "power": power.PowerCards,
+    "error": m.ErrorAnswer,
+}
 
 
 def schemas() -> dict[str, dict[str, Any]]:

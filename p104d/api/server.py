@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,9 @@ from aiohttp import http_exceptions, web
 
 from p104d.api import messages as m
 from p104d.api.access import Gate
-from p104d.api.queries import LARGEST_ID, parse_list_query, parse_log_query
+from p104d.api.power import PowerRequest
+from p104d.api.proof import VerifyRequest
+from p104d.api.queries import LARGEST_ID, parse_history_query, parse_list_query, parse_log_query
 from p104d.api.service import Caller, Service
 from p104d.core.errors import NotFoundError, P104Error, RefusedError, UsageError
 
@@ -143,6 +145,10 @@ class Server:
             ("GET", "schedules"): self._schedules,
             ("GET", "export"): self._export,
             ("GET", "doctor"): self._doctor,
+            ("GET", "history"): self._history,
+            ("GET", "power"): self._power,
+            ("POST", "cards/power"): self._set_power,
+            ("POST", "cards/verify"): self._verify,
             ("POST", "submit"): self._submit,
             ("POST", "pause"): self._pause,
             ("POST", "resume"): self._pause,
@@ -166,6 +172,21 @@ class Server:
     async def _drain(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         body = await _body(request, m.CardsRequest)
         return answer(self._service.drain(caller, body.cards, body.undo))
+
+    async def _verify(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        body = await _body(request, VerifyRequest)
+        if body.watch and not body.stop:
+            return await _streamed(request, self._service.watch_verify(caller, body), "application/x-ndjson")
+        return answer(self._service.verify(caller, body))
+
+    async def _history(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(self._service.history(caller, parse_history_query(dict(request.query))))
+
+    async def _power(self, _request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(self._service.power(caller))
+
+    async def _set_power(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(await self._service.set_power(caller, await _body(request, PowerRequest)))
 
     async def _pause(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         return answer(self._service.pause(caller, request.path.endswith("/pause")))
@@ -207,19 +228,7 @@ class Server:
 
     async def _log(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         chunks = self._service.log(caller, parse_log_query(request.path.split("/")[3], dict(request.query)))
-        async with contextlib.aclosing(chunks):
-            first = await anext(chunks, b"")
-            response = web.StreamResponse(headers=_WIRE | {"Connection": "close"})
-            response.content_type = "application/octet-stream"
-            response.force_close()
-            await response.prepare(request)
-            async with _broken_off(request):
-                if first:
-                    await response.write(first)
-                async for chunk in chunks:
-                    await response.write(chunk)
-                await response.write_eof()
-        return response
+        return await _streamed(request, chunks, "application/octet-stream")
 
     async def _export(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         path: Path = await self._service.export(caller)
@@ -236,6 +245,23 @@ class Server:
             return response
         finally:
             path.unlink(missing_ok=True)
+
+
+async def _streamed(request: web.Request, chunks: AsyncGenerator[bytes, None], kind: str) -> web.StreamResponse:
+    """What comes, as it comes. An error before the first of it is an answer of its own."""
+    async with contextlib.aclosing(chunks):
+        first = await anext(chunks, b"")
+        response = web.StreamResponse(headers=_WIRE | {"Connection": "close"})
+        response.content_type = kind
+        response.force_close()
+        await response.prepare(request)
+        async with _broken_off(request):
+            if first:
+                await response.write(first)
+            async for chunk in chunks:
+                await response.write(chunk)
+            await response.write_eof()
+    return response
 
 
 @contextlib.asynccontextmanager

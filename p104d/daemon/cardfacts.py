@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from p104d.core.card import CardIdentity, CardReading, Verdict
+from p104d.core.card import CardIdentity, CardReading, Proof, Verdict
 from p104d.hardware.catalog import first_verdict, lookup
 
 
@@ -35,6 +35,13 @@ def link_speed(reading: CardReading, identity: CardIdentity) -> float:
     generation = reading.link_generation or identity.link_generation_max or 1
     width = reading.link_width or identity.link_width_max or 1
     return 250e6 * 2.0 ** (generation - 1) * width
+
+
+def measured_link(proof: Proof | None) -> float | None:
+    """What the link was measured to carry to the card, bytes a second, to two digits: equal cards are equal."""
+    if proof is None or not proof.host_to_device:
+        return None
+    return float(f"{proof.host_to_device:.1e}")
 
 
 def names_of(identity: CardIdentity) -> set[str]:

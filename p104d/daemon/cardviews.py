@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from p104d.api import messages as m
 from p104d.core.card import CardReading, CardState
 from p104d.core.snapshot import Hold
 from p104d.core.units import iso
+from p104d.daemon.proofs import Proofs
 from p104d.daemon.rig import Rig, holds_by_card
 from p104d.hardware.catalog import lookup
+from p104d.store.cards import CardRecord
 from p104d.store.reads import OpenAttempt
 
 
-def messages(rig: Rig, attempts: Sequence[OpenAttempt]) -> list[m.Card]:
+def messages(rig: Rig, proofs: Proofs, attempts: Sequence[OpenAttempt]) -> list[m.Card]:
     """What people see, by index; missing cards last."""
     holds = holds_by_card(attempts)
     present = frozenset(rig.records[uuid].identity.index for uuid in rig.sights)
-    cards = [_message(rig, uuid, holds.get(uuid, ()), present) for uuid in rig.records]
+    cards = [_message(rig, proofs, uuid, holds.get(uuid, ()), present) for uuid in rig.records]
     last = 1 << 30
     return sorted(
         cards, key=lambda card: (card.state == "missing", last if card.index is None else card.index, card.uuid)
     )
 
 
-def _message(rig: Rig, uuid: str, holds: Sequence[Hold], taken: frozenset[int]) -> m.Card:
+def _message(rig: Rig, proofs: Proofs, uuid: str, holds: Sequence[Hold], taken: frozenset[int]) -> m.Card:
     record, sight = rig.records[uuid], rig.sights.get(uuid)
     identity = record.identity
     condition = rig.condition(uuid, [hold.job_id for hold in holds])
@@ -73,4 +76,19 @@ def _message(rig: Rig, uuid: str, holds: Sequence[Hold], taken: frozenset[int]) 
         persistence=reading.persistence,
         first_seen_at=iso(record.first_seen_at),
         last_seen_at=iso(sight.seen_at if sight and not gone else record.last_seen_at),
+        **_proof(rig, proofs, record),
     )
+
+
+def _proof(rig: Rig, proofs: Proofs, record: CardRecord) -> dict[str, Any]:
+    """What the card's tests tell: the last one that was judged, the one under way, the one that is due."""
+    running, due, proof = proofs.running.get(record.identity.uuid), rig.due(record), record.proof
+    said = running.progress if running is not None else None
+    return {
+        "verified_at": iso(proof.at) if proof is not None else None,
+        "verified_depth": proof.depth if proof is not None else None,
+        "verified_percent": round(100 * said.fraction, 1) if said is not None else 0.0 if running is not None else None,
+        "test_due": due.cause if due is not None and running is None else None,
+        "host_to_device_bytes_per_second": proof.host_to_device if proof is not None else None,
+        "device_to_host_bytes_per_second": proof.device_to_host if proof is not None else None,
+    }

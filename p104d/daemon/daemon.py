@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
 from typing import Literal, cast
 
 import msgspec
@@ -18,23 +17,23 @@ from p104d.api.server import Server
 from p104d.core.errors import RefusedError
 from p104d.core.job import Measurement
 from p104d.daemon import sdnotify
+from p104d.daemon.care import KEYS, Care
 from p104d.daemon.config import Settings
-from p104d.daemon.endings import Finished, measure
-from p104d.daemon.events import CardsGone, StopJob
+from p104d.daemon.endings import Finished, against_card, measure
 from p104d.daemon.listening import listen, lock_state
+from p104d.daemon.lookout import Lookout
 from p104d.daemon.loop import Loop
 from p104d.daemon.maintenance import Maintenance
 from p104d.daemon.paths import Places, make_folders
+from p104d.daemon.proofs import Proofs
 from p104d.daemon.recover import recover
 from p104d.daemon.rig import Rig
 from p104d.daemon.service import DaemonFacts, DaemonService
+from p104d.daemon.sights import MEMORY_TEST, Onlooker
 from p104d.daemon.submission import Intake
-from p104d.daemon.watch import Appearances, over_vram
 from p104d.hardware.locks import CardLocks
-from p104d.hardware.messages import Cycle
 from p104d.hardware.rig import Rig as SimulatedRig
 from p104d.hardware.sensors import Sensors
-from p104d.policy.retry import Stop
 from p104d.processes import identity
 from p104d.processes.attempt import Key, Look, LookKind
 from p104d.processes.supervisor import Ended, Event, Supervisor
@@ -44,8 +43,6 @@ from p104d.store.migrate import upgrade_in_child
 
 log = logging.getLogger(__name__)
 
-#: A card that another daemon holds is asked for again this often.
-_LOCK_AGAIN_CYCLES = 10
 #: A step makes some hundred short-lived objects and no cycles: Python's own 700 would have the collector run all day.
 _GC_THRESHOLD = (20_000, 20, 50)
 
@@ -80,9 +77,6 @@ class Daemon:
         self._locks = CardLocks()
         self._stopping = asyncio.Event()
         self._sweeps: set[asyncio.Task[None]] = set()
-        self._appearances = Appearances()
-        self._watch_warnings: list[str] = []
-        self._cycles = 0
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. Raises P104Error where it cannot start."""
@@ -118,6 +112,8 @@ class Daemon:
             if server is not None:
                 await server.stop()
                 self._places.socket.unlink(missing_ok=True)
+            self._lookout.store(self._lookout.care.close(self._clock.monotonic()))
+            await self._loop.proofs.close()
             await self._sensors.close()
             await self._supervisor.close()
             for task in self._sweeps:
@@ -147,6 +143,7 @@ class Daemon:
         with self._database.read() as conn:
             records = cards.load_cards(conn)
             paused = cards.get_setting(conn, "paused", "0") == "1"
+            kept = {key: text for prefix in KEYS for key, text in cards.settings_below(conn, prefix).items()}
         self._supervisor = Supervisor(
             jobs_dir=str(self._places.jobs),
             runtime_dir=str(self._places.runtime / "shims"),
@@ -157,27 +154,35 @@ class Daemon:
         self._rig = Rig(
             records,
             missing_after=settings.missing_after_seconds,
-            owner_of=self._owner_of,
-            is_alive=self._is_alive,
+            first_depth=settings.verify.first,
+            onlooker=Onlooker(self._owner_of, self._is_alive),
             take_lock=self._take_lock,
         )
         self._loop = Loop(
             database=self._database,
             rig=self._rig,
             supervisor=self._supervisor,
+            proofs=lambda post: Proofs(
+                self._rig, settings, simulate=self._options.simulate, epoch=self._epoch, post=post
+            ),
             settings=settings,
             clock=self._clock,
             boot_id=boot_id,
             paused=paused,
         )
         self._loop.on_running_changed = self._tell_simulator
+        self._loop.proofs.on_changed = self._tests_changed
+        care = Care(settings, kept, self._loop.proofs.running.__contains__)
+        self._rig.too_hot = care.closed_reason
+        self._lookout = Lookout(self._loop, care, lambda wanted: self._sensors.apply(wanted))
         self._sensors = Sensors(
             simulate=self._options.simulate,
             epoch=self._epoch,
             interval=settings.interval_seconds,
             deadline=settings.sensor_deadline_seconds,
-            on_cycle=self._on_cycle,
+            on_cycle=self._lookout.on_cycle,
         )
+        care.power.look = self._sensors.look_now
 
     def _service(self) -> DaemonService:
         facts = DaemonFacts(
@@ -186,8 +191,8 @@ class Daemon:
             user_mode=not self._options.system,
         )
         intake = Intake(self._loop, self._settings, user_mode=not self._options.system)
-        service = DaemonService(self._loop, self._places, facts, intake)
-        service.warnings = lambda: self._watch_warnings
+        service = DaemonService(self._loop, self._places, facts, intake, self._lookout.care.power)
+        service.warnings = self._lookout.warnings
         return service
 
     # --- what the supervisor says ----------------------------------------------------------------------------------
@@ -218,56 +223,20 @@ class Daemon:
         if key.kind != "job":
             return Finished(key=key, look=look)
         found: tuple[Measurement, ...] = ()
-        never_seen = self._appearances.never(key.id)
-        self._appearances.forget(key.id)
+        never_seen = self._lookout.appearances.never(key.id)
+        self._lookout.appearances.forget(key.id)
         if look.exit is not None and look.exit.log_bytes:
             with self._database.read() as conn:
                 job = reads.facts(conn, key.id)
             found = measure(self._supervisor.folder(key), job, look)
-        return Finished(key=key, look=look, never_seen=never_seen, measurements=found)
+        said = against_card(self._supervisor.folder(key), look)
+        return Finished(key=key, look=look, never_seen=never_seen, measurements=found, complaint=said)
 
     # --- what the sensor says --------------------------------------------------------------------------------------
 
-    def _on_cycle(self, cycle: Cycle) -> None:
-        self._cycles += 1
-        if self._cycles % _LOCK_AGAIN_CYCLES == 0:
-            self._rig.release_locks()
-        changes = self._rig.on_cycle(cycle)
-        for text in changes.warnings:
-            log.warning("%s", text, extra={"action": "xid"})
-        if changes.material or changes.save:
-            self._loop.touch(changes.save)
-        for bad in changes.bad:
-            self._loop.post(bad)
-        if changes.gone:
-            self._loop.post(CardsGone(tuple(changes.gone)))
-        self._watch()
-
-    def _watch(self) -> None:
-        """Judge running jobs by what the cards showed."""
-        with self._database.read() as conn:
-            attempts = [each for each in reads.open_attempts(conn) if each.holds]
-        if not attempts:
-            self._watch_warnings = []
-            return
-        sights = self._rig.sights
-        self._appearances.note(attempts, sights)
-        over = over_vram(attempts, sights, self._settings.vram_margin_bytes)
-        late = self._appearances.late(attempts, self._clock.now(), self._settings.gpu_appear_seconds)
-        self._watch_warnings = [finding.text for finding in (*over, *late)]
-        for finding in over:
-            if finding.stop is not None:
-                self._loop.post(StopJob(finding.job_id, finding.stop))
-        self._stop_required([finding.job_id for finding in late])
-
-    def _stop_required(self, job_ids: Sequence[int]) -> None:
-        for job_id in job_ids:
-            with self._database.read() as conn:
-                job = reads.facts(conn, job_id)
-            if job is not None and job.spec.gpu_required and job.state == "running":
-                self._loop.post(StopJob(job_id, Stop.NEVER_ON_CARD))
-
     def _owner_of(self, pid: int) -> int | None:
+        if self._loop.proofs.owns(pid):
+            return MEMORY_TEST
         key = self._supervisor.owner_of(pid)
         return key.id if key is not None and key.kind == "job" else None
 
@@ -294,11 +263,14 @@ class Daemon:
             return
         with self._database.read() as conn:
             attempts = reads.open_attempts(conn)
-        self._sensors.set_processes(
-            [
-                (attempt.pid, uuid, reserved)
-                for attempt in attempts
-                if attempt.pid is not None
-                for uuid, reserved, _exclusive in attempt.holds
-            ]
-        )
+        jobs = [
+            (attempt.pid, uuid, reserved)
+            for attempt in attempts
+            if attempt.pid is not None
+            for uuid, reserved, _exclusive in attempt.holds
+        ]
+        self._sensors.set_processes([*jobs, *self._loop.proofs.processes()])
+
+    def _tests_changed(self) -> None:
+        self._loop.touch()
+        self._tell_simulator()

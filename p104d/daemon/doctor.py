@@ -24,7 +24,7 @@ _NO_EARLIER = 1_704_067_200.0  # 2024-01-01
 def checks(loop: Loop, places: Places, *, simulated: bool) -> list[m.Check]:
     """Every check, in the order in which a person would mend them."""
     with loop.database.read() as conn:
-        cards = messages(loop.rig, reads.open_attempts(conn))
+        cards = messages(loop.rig, loop.proofs, reads.open_attempts(conn))
     return [
         *_driver(loop, simulated),
         *_devices(simulated),

@@ -9,6 +9,7 @@ from p104d.core.job import ENDED, JobState, Measurement, Outcome
 from p104d.core.lifecycle import Move, target
 from p104d.daemon.notify import owe_for_job
 from p104d.daemon.work import Work
+from p104d.engines.gpu_errors import complaint
 from p104d.engines.measure import OutputParser
 from p104d.policy.retry import After, Ending, How, Stop, after_end, backoff_seconds
 from p104d.processes import logs
@@ -19,6 +20,8 @@ from p104d.store.reads import JobFacts
 #: Of a longer log only its beginning (where engines tell what they loaded) and its end are read for measurements.
 _HEAD_BYTES = 64 * 1024
 _TAIL_BYTES = 192 * 1024
+#: An error of CUDA ends a program: it is found near the end of its output.
+_COMPLAINT_BYTES = 16 * 1024
 #: A claim that is taken back again and again means that shims cannot start here; its job waits longer each time.
 _PATIENT_REVOKES = 3
 
@@ -26,7 +29,8 @@ _PATIENT_REVOKES = 3
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt's end as its folder tells it, with what was measured; all reading of files is done by now.
 
-    ``never_seen`` tells that its processes were looked for on its cards and never found.
+    ``never_seen`` tells that its processes were looked for on its cards and never found; ``complaint`` is an error in
+    its output that may be its card's fault.
     """
 
     key: Key
@@ -35,6 +39,17 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     host_died: bool = False
     never_seen: bool = False
     measurements: tuple[Measurement, ...] = ()
+    complaint: str | None = None
+
+
+def against_card(folder: str, look: Look | None) -> str | None:
+    """What the end of a failed attempt's output says against its card. Never raises."""
+    if look is None or look.exit is None or not look.exit.log_bytes or look.exit.exit_code == 0:
+        return None
+    try:
+        return complaint(logs.read(folder, tail=_COMPLAINT_BYTES))
+    except OSError:
+        return None
 
 
 def measure(folder: str, job: JobFacts | None, look: Look | None) -> tuple[Measurement, ...]:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
+from p104d.memtest.tester import TestEnd
+
 
 class CardsGone(msgspec.Struct, frozen=True):
     """Cards that have been missing for too long: their jobs end with them."""
+
+    uuids: tuple[str, ...]
+
+
+class CardsTooHot(msgspec.Struct, frozen=True):
+    """Cards over the temperature at which what runs on them is stopped, to go on when they are cooler."""
 
     uuids: tuple[str, ...]
 
@@ -26,3 +34,14 @@ class StopJob(msgspec.Struct, frozen=True):
     job_id: int
     reason: str
     now: bool = False
+
+
+class TestOver(msgspec.Struct, frozen=True):
+    """The memory test ``test_id`` of a card has ended by itself, with what it found."""
+
+    uuid: str
+    test_id: int
+    end: TestEnd
+
+
+LoopEvents = CardsGone | CardsTooHot | CardBad | StopJob | TestOver

@@ -21,27 +21,29 @@ from p104d.core.errors import P104Error, UnavailableError
 from p104d.core.plan import Start
 from p104d.core.snapshot import Snapshot
 from p104d.daemon import timetable
+from p104d.daemon.acting import Actor
 from p104d.daemon.config import Settings
 from p104d.daemon.endings import Finished, finish
-from p104d.daemon.events import CardBad, CardsGone, StopJob
-from p104d.daemon.launch import launch_spec, notify_spec
+from p104d.daemon.events import CardBad, CardsGone, CardsTooHot, LoopEvents, StopJob, TestOver
+from p104d.daemon.launch import launch_spec
 from p104d.daemon.notify import owe_for_card
 from p104d.daemon.observe import Capacity, Observer
-from p104d.daemon.rig import Rig
+from p104d.daemon.proofs import Proofs
+from p104d.daemon.rig import Rig, holds_by_card
 from p104d.daemon.waiters import Waiters
 from p104d.daemon.work import Work
 from p104d.policy.retry import Stop
 from p104d.policy.schedule import plan
 from p104d.processes.attempt import Key
 from p104d.processes.supervisor import LaunchFailed, Running, Supervisor
-from p104d.store import cards, moves, reads, schedules
+from p104d.store import cards, lists, moves, reads, schedules
 from p104d.store.cards import CardRecord
 from p104d.store.engine import Database
 from p104d.store.reads import OpenAttempt
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-LoopEvent = Running | LaunchFailed | Finished | CardsGone | CardBad | StopJob
+LoopEvent = Running | LaunchFailed | Finished | LoopEvents
 
 #: Clocks get set while the daemon sleeps; it looks at them at least this often.
 _LONGEST_SLEEP_SECONDS = 60.0
@@ -60,13 +62,14 @@ class Loop:
         database: Database,
         rig: Rig,
         supervisor: Supervisor,
+        proofs: Callable[[Callable[[TestOver], None]], Proofs],
         settings: Settings,
         clock: Clock,
         boot_id: str,
         paused: bool,
     ) -> None:
         self.database, self.rig, self.supervisor, self.settings = database, rig, supervisor, settings
-        self.clock, self.paused = clock, paused
+        self.clock, self.paused, self.proofs = clock, paused, proofs(self.post)
         self.observer = Observer(Capacity(settings.cpu_jobs, settings.host_ram_bytes))
         self.on_running_changed: Callable[[], None] = lambda: None
         self.tick: Callable[[], None] = lambda: None
@@ -78,6 +81,7 @@ class Loop:
         self._dirty = True
         self._deadline: float | None = 0.0
         self.waiters = Waiters()
+        self._actor = Actor(self)
 
     # --- being woken -----------------------------------------------------------------------------------------------
 
@@ -160,8 +164,10 @@ class Loop:
         work = Work(dirty=self._dirty or due)
         try:
             with self.database.write() as conn:
+                for record in saves.values():
+                    cards.save_card(conn, record)
                 answer = request(conn, now, work) if request is not None else None
-                self._take_in(conn, events, saves, work, now)
+                self._take_in(conn, events, work, now)
                 if work.dirty:
                     self._place(conn, work, now)
                 deadline = self._next_deadline(conn)
@@ -180,14 +186,10 @@ class Loop:
             # A request may have stepped while the loop sleeps towards the deadline of before.
             self._wake.set()
         self._deadline = deadline
-        self._act(work)
+        self._actor.act(work)
         return answer
 
-    def _take_in(
-        self, conn: Connection, events: list[LoopEvent], saves: dict[str, CardRecord], work: Work, now: float
-    ) -> None:
-        for record in saves.values():
-            cards.save_card(conn, record)
+    def _take_in(self, conn: Connection, events: list[LoopEvent], work: Work, now: float) -> None:
         over = {event.key for event in events if isinstance(event, Finished)}
         for event in events:
             # A job that has ended meanwhile was running: its end says since when.
@@ -198,6 +200,7 @@ class Loop:
         # Schedules are few, and one that was just submitted has no next time yet.
         if schedules.anything_due(conn, now):
             work.dirty |= bool(timetable.run_due(conn, now))
+        self.proofs.run_schedule(conn, work, now)
 
     def _apply(self, conn: Connection, event: LoopEvent, work: Work, now: float) -> None:
         match event:
@@ -210,10 +213,16 @@ class Loop:
             case Finished():
                 self._finish(conn, event, work, now, event.failure)
             case CardsGone(uuids):
-                self._cards_gone(conn, frozenset(uuids), work)
+                self._stop_on(conn, frozenset(uuids), Stop.CARD_LOST, work, now=True)
+            case CardsTooHot(uuids):
+                self._stop_on(conn, frozenset(uuids), Stop.TOO_HOT, work)
+                for uuid in uuids:
+                    self.proofs.interrupt(conn, work, uuid, now, "the card was too hot")
             case CardBad():
                 log.warning("card %d is %s: %s", event.index, event.state, event.note, extra={"action": "card_bad"})
                 work.notify |= owe_for_card(conn, event, self.settings.notify, now)
+            case TestOver():
+                self.proofs.over(conn, event, work, now)
             case StopJob(job_id, reason, at_once):
                 self.stop(conn, job_id, reason, work, now=at_once)
 
@@ -224,12 +233,17 @@ class Loop:
             schedules.notification_sent(conn, done.key.id, None if good else failure or "its command failed")
             work.notify = True
             return
+        if done.complaint is not None:
+            for uuid in lists.cards_of(conn, [done.key.id]).get((done.key.id, done.key.number), ()):
+                cause = f"job {done.key.id} failed with {done.complaint!r}"
+                self.proofs.doubt(conn, work, uuid, cause, now)
         finish(conn, done, work, now)
 
-    def _cards_gone(self, conn: Connection, uuids: frozenset[str], work: Work) -> None:
+    def _stop_on(self, conn: Connection, uuids: frozenset[str], reason: Stop, work: Work, *, now: bool = False) -> None:
+        """End what runs on these cards."""
         for attempt in reads.open_attempts(conn):
             if any(uuid in uuids for uuid, _reserved, _exclusive in attempt.holds):
-                self.stop(conn, attempt.job_id, Stop.CARD_LOST, work, now=True)
+                self.stop(conn, attempt.job_id, reason, work, now=now)
 
     def stop(self, conn: Connection, job_id: int, reason: str, work: Work, *, now: bool = False) -> bool:
         """Commit that an active job is to end, and end it after the commit; False where it is not active."""
@@ -253,11 +267,16 @@ class Loop:
         return observer.snapshot(conn, now=now, paused=self.paused, cards=views, attempts=attempts)
 
     def _place(self, conn: Connection, work: Work, now: float) -> None:
-        if self.paused:
-            return
-        snapshot = self.snapshot(conn, reads.open_attempts(conn), now)
-        for start in plan(snapshot).starts:
-            self._start(conn, start, work, now)
+        """Jobs first; memory tests begin on what they leave idle, and go from what they take."""
+        attempts = reads.open_attempts(conn)
+        holds = {uuid: [hold.job_id for hold in held] for uuid, held in holds_by_card(attempts).items()}
+        if not self.paused:
+            for start in plan(self.snapshot(conn, attempts, now)).starts:
+                self._start(conn, start, work, now)
+                for uuid in start.cards:
+                    self.proofs.interrupt(conn, work, uuid, now)
+                    holds.setdefault(uuid, []).append(start.job_id)
+        self.proofs.begin(conn, work, now, holds)
 
     def _start(self, conn: Connection, start: Start, work: Work, now: float) -> None:
         job = reads.facts(conn, start.job_id)
@@ -275,43 +294,12 @@ class Loop:
         if number is None:
             return
         try:
-            work.launches.append(launch_spec(job, number, start, self.settings))
+            spec = launch_spec(job, number, start, self.settings)
+            work.launches.append(spec)
+            work.launch_cards[spec.key] = start.cards
         except P104Error as error:
             work.unstartable.append((Key("job", job.id, number), error.message))
 
     def _next_deadline(self, conn: Connection) -> float | None:
-        times = [reads.next_timer(conn), schedules.next_schedule(conn)]
+        times = [reads.next_timer(conn), schedules.next_schedule(conn), self.proofs.next_at]
         return min((at for at in times if at is not None), default=None)
-
-    # --- acting ----------------------------------------------------------------------------------------------------
-
-    def _act(self, work: Work) -> None:
-        for spec in work.launches:
-            self.supervisor.launch(spec)
-            self.waiters.started(spec.id)
-        for key, text in work.unstartable:
-            self.post(Finished(key=key, look=None, failure=text))
-        for key in work.stops:
-            self.supervisor.stop(key)
-        for key in work.kills:
-            self.supervisor.kill(key)
-        for job_id in work.ended:
-            self.waiters.ended(job_id)
-        if work.running_changed:
-            self.on_running_changed()
-        if work.notify:
-            asyncio.get_running_loop().call_soon(self._send_owed)
-
-    def _send_owed(self) -> None:
-        """Start the notifications that are owed: noted as being sent first, as every act."""
-        try:
-            with self.database.write() as conn:
-                owed = schedules.take_owed(conn)
-        except UnavailableError as error:
-            log.error("%s", error.line(), extra={"action": "notify_failed"})
-            return
-        for each in owed:
-            try:
-                self.supervisor.launch(notify_spec(each, self.settings))
-            except P104Error as error:
-                self.post(LaunchFailed(Key("notify", each.id, 1), error.message))

@@ -21,7 +21,7 @@ from p104d.daemon.endings import Finished
 from p104d.daemon.loop import Loop
 from p104d.processes.attempt import Key, Look, LookKind
 from p104d.processes.supervisor import Supervisor
-from p104d.store import reads, schedules
+from p104d.store import proofs, reads, schedules
 from p104d.store.engine import Database
 from p104d.store.reads import OpenAttempt
 
@@ -32,11 +32,12 @@ async def recover(
     loop: Loop, database: Database, supervisor: Supervisor, boot_id: str, ended: Callable[[Key, Look], Awaitable[None]]
 ) -> None:
     """Find every open attempt again; afterwards each is watched or its end is posted to the loop. Notifications that
-    were being sent are owed again."""
+    were being sent are owed again; memory tests ended with the daemon that ran them, and are due as before."""
     with database.read() as conn:
         attempts = reads.open_attempts(conn)
     with database.write() as conn:
         schedules.owe_again(conn)
+        proofs.interrupt_all(conn, loop.clock.now())
     for attempt in attempts:
         await _recover_one(loop, supervisor, attempt, boot_id, ended)
 

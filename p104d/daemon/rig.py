@@ -8,52 +8,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from p104d.core.card import CardIdentity, CardReading, CardReport, CardState, Verdict
+from p104d.core.card import CardIdentity, CardReading, CardReport, CardState, DueTest, Verdict
 from p104d.core.snapshot import CardView, Hold
-from p104d.daemon.cardfacts import link_speed, merged_identity, settled_verdict, short_name
+from p104d.daemon.cardfacts import link_speed, measured_link, merged_identity, settled_verdict, short_name
 from p104d.daemon.events import CardBad
+from p104d.daemon.sights import Changes, Onlooker, Sight
 from p104d.hardware.catalog import lookup, promised_bytes
 from p104d.hardware.messages import Cycle, DriverProblem
-from p104d.policy.health import Condition, card_condition, card_warnings, suspicion
+from p104d.policy.health import Condition, card_condition, card_warnings, fault_text, suspicion, xid_text
+from p104d.policy.proof import Candidate, doubt_counts, is_first, is_thin, why_again
 from p104d.store.cards import CardRecord
 from p104d.store.reads import OpenAttempt
 
-#: Good cycles in a row after which a card that answered badly is trusted again.
-_TRUST_AFTER_CYCLES = 3
 #: A remembered card's last sight is written down this often at most; the record is for people, not for decisions.
 _SEEN_EVERY_SECONDS = 3600.0
 
 
 _OUT = frozenset({CardState.SUSPECT, CardState.MISSING})
-
-
-class Sight(msgspec.Struct, kw_only=True):
-    """What the sensor last said of a card. ``foreign_bytes`` is memory of processes that are not ours, ``ours`` that
-    of each of our jobs, ``looked_at`` the Unix time of the last look that told processes."""
-
-    report: CardReport
-    at: float
-    seen_at: float = 0.0
-    foreign_bytes: int = 0
-    ours: dict[int, int] = {}
-    pids: frozenset[int] = frozenset()
-    looked_at: float = 0.0
-    good_cycles: int = _TRUST_AFTER_CYCLES
-
-    @property
-    def trusted(self) -> bool:
-        """Has it answered well for long enough?"""
-        return self.good_cycles >= _TRUST_AFTER_CYCLES
-
-
-class Changes(msgspec.Struct, kw_only=True):
-    """What a cycle changed: records to save, cards gone from under their jobs, whether placement may differ."""
-
-    save: list[CardRecord] = []
-    gone: list[str] = []
-    bad: list[CardBad] = []
-    material: bool = False
-    warnings: list[str] = []
 
 
 class Rig:
@@ -64,8 +35,8 @@ class Rig:
         records: Mapping[str, CardRecord],
         *,
         missing_after: float,
-        owner_of: Callable[[int], int | None],
-        is_alive: Callable[[int], bool],
+        first_depth: str,
+        onlooker: Onlooker,
         take_lock: Callable[[str], str | None],
     ) -> None:
         self.records = dict(records)
@@ -73,14 +44,17 @@ class Rig:
         self.problem: DriverProblem | None = None
         self.driver: str | None = None
         self.counted = False
+        self.testing: set[str] = set()
+        self.too_hot: Callable[[str], str | None] = lambda _: None
         self._first_look = asyncio.Event()
         self._missing_after = missing_after
-        self._owner_of = owner_of
-        self._is_alive = is_alive
+        self._first_depth = first_depth
+        self._onlooker = onlooker
         self._take_lock = take_lock
         self._taken: dict[str, str | None] = {}
         self._absent_since: dict[str, float] = {}
         self._told_gone: set[str] = set()
+        self._retested: set[str] = set()
         self._conditions: dict[str, Condition] = {}
 
     def on_cycle(self, cycle: Cycle) -> Changes:
@@ -120,7 +94,7 @@ class Rig:
     def _seen(self, report: CardReport, cycle: Cycle, changes: Changes) -> None:
         uuid = report.identity.uuid
         before = self.sights.get(uuid)
-        sight = self._sight(report, cycle, before)
+        sight = self._onlooker.sight(report, cycle, before)
         self.sights[uuid] = sight
         if report.fault != "lost":
             self._absent_since.pop(uuid, None)
@@ -131,36 +105,6 @@ class Rig:
         if record.last_seen_at + _SEEN_EVERY_SECONDS < cycle.at:
             record.last_seen_at = cycle.at
             changes.save.append(record)
-
-    def _sight(self, report: CardReport, cycle: Cycle, before: Sight | None) -> Sight:
-        sight = Sight(report=report, at=cycle.monotonic, seen_at=cycle.at)
-        if before is not None:
-            sight.foreign_bytes, sight.ours, sight.looked_at = before.foreign_bytes, before.ours, before.looked_at
-            sight.good_cycles = before.good_cycles
-        if report.fault is not None:
-            sight.good_cycles = 0
-        elif sight.good_cycles < _TRUST_AFTER_CYCLES:
-            sight.good_cycles += 1
-        if report.reading.processes is not None:
-            sight.looked_at = cycle.at
-            self._share_out(sight, report.reading, before.pids if before else frozenset())
-        return sight
-
-    def _share_out(self, sight: Sight, reading: CardReading, before: frozenset[int]) -> None:
-        """Tell our processes from others. A process that has just gone is nobody's: its memory is being freed. One that
-        the driver still names a look later is only hidden from us."""
-        ours, foreign, foreign_unknown = dict[int, int](), 0, False
-        for process in reading.processes or ():
-            job = self._owner_of(process.pid)
-            if job is not None:
-                ours[job] = ours.get(job, 0) + (process.memory_bytes or 0)
-            elif process.pid in before or self._is_alive(process.pid):
-                foreign += process.memory_bytes or 0
-                foreign_unknown |= process.memory_bytes is None
-        if foreign_unknown and reading.memory_used_bytes is not None:
-            foreign = max(foreign, reading.memory_used_bytes - sum(ours.values()))
-        sight.foreign_bytes, sight.ours = foreign, ours
-        sight.pids = frozenset(process.pid for process in reading.processes or ())
 
     def _remembered(self, identity: CardIdentity, cycle: Cycle, changes: Changes) -> CardRecord:
         record = self.records.get(identity.uuid)
@@ -184,21 +128,46 @@ class Rig:
             record.verdict = settled_verdict(record.identity, record.verdict)
             changes.save.append(record)
             changes.material = True
+        self._doubt(record, cycle, changes)
         if identity.uuid not in self._taken:
             self._taken[identity.uuid] = self._take_lock(identity.uuid)
         return record
+
+    def _doubt(self, record: CardRecord, cycle: Cycle, changes: Changes) -> None:
+        """Want another test where what the proof rests on has changed, or the last one could not finish."""
+        sight = self.sights[record.identity.uuid]
+        if record.due is not None or record.identity.uuid in self.testing or not sight.trusted:
+            return
+        cause = why_again(
+            record.proof,
+            driver=cycle.driver_version,
+            vbios=sight.report.identity.vbios,
+            total_bytes=sight.report.identity.memory_total_bytes,
+            foreign_bytes=sight.foreign_bytes,
+        )
+        if cause is None and record.verdict is Verdict.FAILED and record.identity.uuid not in self._retested:
+            cause = "its last test could not finish"
+        if cause is not None:
+            self._retested.add(record.identity.uuid)
+            record.due = DueTest(cause=cause, depth=self._first_depth, asked_at=cycle.at)
+            changes.save.append(record)
+            changes.material = True
 
     def _suspect(self, cycle: Cycle, changes: Changes) -> None:
         by_bus = {record.identity.bus_id: uuid for uuid, record in self.records.items()}
         for event in cycle.xids:
             uuid = event.uuid or by_bus.get(event.bus_id)
             record = self.records.get(uuid) if uuid else None
-            cause = suspicion([event])
+            cause = suspicion([event], own_memory_test=uuid in self.testing)
             changes.warnings.append(f"XID {event.code} on {event.bus_id or uuid}: {event.text or 'no text'}")
-            if record is not None and cause is not None and record.suspect is None:
-                record.suspect = cause
-                changes.save.append(record)
-                changes.material = True
+            if record is None:
+                continue
+            if record.due is None and (cause is not None or doubt_counts(record.proof, cycle.at)):
+                why = f"{xid_text(event.code)} was reported of it"
+                record.due = DueTest(cause=why, depth=self._first_depth, asked_at=cycle.at)
+            record.suspect = record.suspect or cause
+            changes.save.append(record)
+            changes.material = True
 
     def _absent(self, cycle: Cycle, changes: Changes) -> None:
         """Cards that a look did not show. Their jobs are given up only after a while: drivers are reloaded, sensors
@@ -208,18 +177,13 @@ class Rig:
         for uuid in self.records.keys() - shown:
             since = self._absent_since.setdefault(uuid, cycle.monotonic)
             if uuid not in named:
-                # What was read of it before is no reading any more: it takes no new job from now on.
+                # What was read of it before is no reading any more: it takes no new job from now on. When it is back,
+                # a test that could not finish is tried once more.
+                self._retested.discard(uuid)
                 self.sights.pop(uuid, None)
             if cycle.monotonic - since >= self._missing_after and uuid not in self._told_gone:
                 self._told_gone.add(uuid)
                 changes.gone.append(uuid)
-
-    def drain(self, uuid: str, by: str | None) -> None:
-        """Take note of what was committed: drained by ``by``, or (None) open again and trusted again."""
-        record = self.records[uuid]
-        record.drained, record.drained_by = by is not None, by
-        if by is None:
-            record.suspect = None
 
     def release_locks(self) -> None:
         """Forget what was locked, so that cards in use elsewhere are asked for again at the next look."""
@@ -233,7 +197,14 @@ class Rig:
             # It answers again; a few more good looks before it is given work.
             report = msgspec.structs.replace(sight.report, fault="recovering", fault_text="it answers again")
         found = card_condition(
-            report, verdict=record.verdict, drained=record.drained, suspected=suspected, jobs=len(jobs)
+            report,
+            verdict=record.verdict,
+            drained=record.drained,
+            suspected=suspected,
+            verifying=uuid in self.testing,
+            finding=record.proof.text if record.proof is not None else None,
+            proven=not is_first(record.verdict, record.proven_bytes),
+            jobs=len(jobs),
         )
         if report is not None and report.fault == "lost":
             note = f"fell off the bus ({report.fault_text})" if report.fault_text else "fell off the bus"
@@ -243,6 +214,9 @@ class Rig:
         holder = self._taken.get(uuid)
         if holder is not None and found.closed is None:
             return Condition(state=CardState.SUSPECT, note=holder, closed=holder)
+        hot = self.too_hot(uuid)
+        if hot is not None and found.closed is None:
+            return msgspec.structs.replace(found, note=hot, closed=hot, temporary=True)
         if found.state is CardState.DRAINED and record.drained_by:
             return msgspec.structs.replace(found, note=found.note or f"drained by {record.drained_by}")
         return found
@@ -254,7 +228,8 @@ class Rig:
         return identity.bus_id is not None and identity.bus_id in problem.message
 
     def capacity(self, record: CardRecord) -> int:
-        """Bytes that are known to be there: proven ones, else (until a memory test exists) what the card reports."""
+        """Bytes that are known to be there: proven ones; before the first proof, for judging what could ever run, what
+        the card reports."""
         return record.proven_bytes or record.identity.memory_total_bytes or 0
 
     def views(self, attempts: Iterable[OpenAttempt]) -> tuple[CardView, ...]:
@@ -268,17 +243,44 @@ class Rig:
         reported = identity.memory_total_bytes or 0
         condition = self.condition(uuid, [hold.job_id for hold in holds])
         reading = sight.report.reading if sight else CardReading()
+        # What others held under the test is not proven, but may be one day: taken, not absent.
+        untested = record.proof.foreign_bytes if record.proof is not None and is_thin(record.proof) else 0
         return CardView(
             uuid=uuid,
             index=identity.index,
             name=short_name(identity),
-            capacity_bytes=self.capacity(record),
+            capacity_bytes=self.capacity(record) + untested,
             promised_bytes=promised_bytes(lookup(identity.device_id, identity.name), reported),
-            foreign_bytes=sight.foreign_bytes if sight else 0,
+            foreign_bytes=max(sight.foreign_bytes if sight else 0, untested),
             closed=condition.closed,
             temporary=condition.temporary,
             holds=tuple(holds),
-            link_bytes_per_second=link_speed(reading, identity),
+            link_bytes_per_second=measured_link(record.proof) or link_speed(reading, identity),
+        )
+
+    def due(self, record: CardRecord) -> DueTest | None:
+        """The test that the card is to have next: one that was asked for, or its first."""
+        if record.due is None and is_first(record.verdict, record.proven_bytes):
+            return DueTest(cause="its memory was never tested", depth=self._first_depth, asked_at=record.first_seen_at)
+        return record.due
+
+    def candidate(self, uuid: str, jobs: Sequence[int]) -> Candidate:
+        """What the choice of tests sees of a card."""
+        record, sight = self.records[uuid], self.sights.get(uuid)
+        hindrance = self._taken.get(uuid)
+        if sight is None:
+            hindrance = "it is missing"
+        elif sight.report.fault is not None or not sight.trusted:
+            hindrance = fault_text(sight.report.fault or "recovering")
+        hindrance = hindrance or self.too_hot(uuid)
+        return Candidate(
+            uuid=uuid,
+            index=record.identity.index,
+            due=self.due(record),
+            first=is_first(record.verdict, record.proven_bytes),
+            testing=uuid in self.testing,
+            hindrance=hindrance,
+            jobs=tuple(jobs),
         )
 
     def warnings(self) -> list[str]:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,18 +15,24 @@ from sqlalchemy.engine import Connection, Row
 
 import p104d
 from p104d.api import messages as m
-from p104d.api.service import Caller, LogQuery
+from p104d.api import proof as p
+from p104d.api.power import PowerCards, PowerRequest
+from p104d.api.service import Caller, HistoryQuery, LogQuery
 from p104d.core.errors import NotAllowedError, NotFoundError, RefusedError, UnavailableError
 from p104d.core.job import ENDED, JobState
 from p104d.core.units import iso
 from p104d.daemon import doctor, memory, views
 from p104d.daemon.cardnames import resolve
 from p104d.daemon.cardviews import messages
+from p104d.daemon.drain import drain
 from p104d.daemon.logs import LogReader
 from p104d.daemon.loop import Loop
 from p104d.daemon.paths import Places
+from p104d.daemon.power import PowerKeeper
+from p104d.daemon.power_verb import set_power, show_power
 from p104d.daemon.submission import Intake
 from p104d.daemon.verbs import Verbs
+from p104d.daemon.verify import Verify
 from p104d.daemon.waiting import Explainer
 from p104d.daemon.work import Work
 from p104d.store import cards as card_store
@@ -49,10 +55,12 @@ class DaemonFacts(msgspec.Struct, frozen=True, kw_only=True):
 class DaemonService:
     """Implements api.service.Service on the loop, the rig and the store."""
 
-    def __init__(self, loop: Loop, places: Places, facts: DaemonFacts, intake: Intake) -> None:
+    def __init__(self, loop: Loop, places: Places, facts: DaemonFacts, intake: Intake, keeper: PowerKeeper) -> None:
         self._loop, self._places, self._facts, self._intake = loop, places, facts, intake
+        self._keeper = keeper
         self._verbs = Verbs(loop)
         self._logs = LogReader(loop)
+        self._verify = Verify(loop)
         self.warnings: Callable[[], Sequence[str]] = lambda: ()
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -64,7 +72,7 @@ class DaemonService:
             rows = lists.job_rows(conn, [attempt.job_id for attempt in attempts])
             return m.Status(
                 daemon=self._daemon(),
-                cards=messages(self._loop.rig, attempts),
+                cards=messages(self._loop.rig, self._loop.proofs, attempts),
                 queue=reads.counts(conn),
                 running=self._listed(conn, rows, caller, explain=False),
                 warnings=[*self._loop.rig.warnings(), *self.warnings()],
@@ -83,7 +91,7 @@ class DaemonService:
     def cards(self, caller: Caller) -> m.Cards:  # noqa: ARG002 - everybody sees the cards
         """All cards."""
         with self._loop.database.read() as conn:
-            return m.Cards(messages(self._loop.rig, reads.open_attempts(conn)))
+            return m.Cards(messages(self._loop.rig, self._loop.proofs, reads.open_attempts(conn)))
 
     def listed(self, caller: Caller, query: JobFilter) -> m.ListedJobs:
         """Jobs that fit, newest first."""
@@ -234,30 +242,35 @@ class DaemonService:
     def drain(self, caller: Caller, cards: list[str], undo: bool) -> m.Cards:
         """Let cards take no new jobs (or again); undrain also clears a suspicion."""
         self._admin(caller, "draining cards")
-        if not cards:
-            raise NotFoundError("no card named", mend="name cards by index or UUID")
-        uuids = [resolve(self._loop.rig, text) for text in cards]
+        return drain(self._loop, caller, cards, undo)
 
-        def request(conn: Connection, _now: float, work: Work) -> list[m.Card]:
-            for uuid in uuids:
-                record = self._loop.rig.records[uuid]
-                changed = msgspec.structs.replace(
-                    record,
-                    drained=not undo,
-                    drained_by=None if undo else caller.user,
-                    suspect=None if undo else record.suspect,
-                )
-                card_store.save_card(conn, changed)
-            work.dirty = True
-            return []
+    def verify(self, caller: Caller, request: p.VerifyRequest) -> p.Verified:
+        """Want memory tests; answers with how they stand at once."""
+        return self._verify.state(self._verify.ask(caller, request))
+
+    def watch_verify(self, caller: Caller, request: p.VerifyRequest) -> AsyncGenerator[bytes, None]:
+        """Want memory tests, and tell of them until they are over; they end with the one who listens."""
+        return self._verify.watch(caller, self._verify.ask(caller, request))
+
+    def history(self, caller: Caller, query: HistoryQuery) -> p.History:  # noqa: ARG002 - everybody sees the cards
+        """Memory tests over time."""
+        return self._verify.history(query.card, query.limit, with_map=query.map)
+
+    def power(self, caller: Caller) -> PowerCards:  # noqa: ARG002 - everybody sees the cards
+        """What is wished of cards' settings, and how they stand."""
+        return show_power(self._loop.rig, self._keeper)
+
+    async def set_power(self, caller: Caller, request: PowerRequest) -> PowerCards:
+        """Keep cards at these settings from now on."""
+        return await set_power(self._loop.rig, self._keeper, caller, request, self._commit_settings)
+
+    def _commit_settings(self, settings: Mapping[str, str]) -> None:
+        def request(conn: Connection, _now: float, _work: Work) -> bool:
+            for key, text in settings.items():
+                card_store.set_setting(conn, key, text)
+            return True
 
         self._step(request)
-        for uuid in uuids:
-            self._loop.rig.drain(uuid, None if undo else caller.user)
-        self._loop.touch()
-        with self._loop.database.read() as conn:
-            found = {card.uuid: card for card in messages(self._loop.rig, reads.open_attempts(conn))}
-        return m.Cards([found[uuid] for uuid in uuids])
 
     def pause(self, caller: Caller, paused: bool) -> m.Paused:
         """Stop new starts, or go on. Kept over a restart."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from p104d.core.units import format_duration, format_size
-from p104d.daemon.rig import Sight
+from p104d.daemon.sights import Sight
 from p104d.policy.retry import Stop
 from p104d.store.reads import OpenAttempt
 

@@ -4,18 +4,39 @@ from __future__ import annotations
 
 import msgspec
 
+from p104d.core.card import DueTest
 from p104d.core.job import JobState
 from p104d.processes.attempt import Key, LaunchSpec
+from p104d.store.cards import CardRecord
+
+
+class BegunTest(msgspec.Struct, frozen=True, kw_only=True):
+    """A memory test that was written down and is to be started."""
+
+    uuid: str
+    test_id: int
+    due: DueTest
+    at: float
 
 
 class Work(msgspec.Struct, kw_only=True):
-    """Filled while the transaction is open; acted on only once it is durable."""
+    """Filled while the transaction is open; acted on only once it is durable.
+
+    ``launch_cards`` are the cards of each launch: a memory test there has to be gone first. ``tests_left`` are tests
+    that are over (card and record), ``cards`` records that were saved and hold from now on, ``tests_next_at`` when all
+    cards are to be tested again (Unix time).
+    """
 
     launches: list[LaunchSpec] = []
+    launch_cards: dict[Key, tuple[str, ...]] = {}
     unstartable: list[tuple[Key, str]] = []
     stops: list[Key] = []
     kills: list[Key] = []
     ended: dict[int, JobState] = {}
+    tests: list[BegunTest] = []
+    tests_left: dict[str, int] = {}
+    cards: dict[str, CardRecord] = {}
+    tests_next_at: float | None = None
     dirty: bool = False
     notify: bool = False
     running_changed: bool = False

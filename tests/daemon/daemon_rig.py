@@ -113,7 +113,7 @@ class Rig:
             )
 
     def start(self, *, cards: bool = True) -> Rig:
-        """Start it and wait until it answers (``cards``: and has counted its cards)."""
+        """Start it and wait until it answers (``cards``: and has counted and proven its cards)."""
         self.daemon = self.spawn()
         eventually(lambda: self._answers(cards), what=self.log.read_text)  # type: ignore[arg-type]
         return self
@@ -125,7 +125,7 @@ class Rig:
             status = self.client.get("/v1/status", timeout=5)
         except P104Error:
             return False
-        return not cards or bool(status["cards"])
+        return not cards or (bool(status["cards"]) and all(card["state"] != "verifying" for card in status["cards"]))
 
     def terminate(self) -> int:
         """SIGTERM; its exit code."""

@@ -55,7 +55,7 @@ def test_logs_stay_below_their_bound_the_oldest_go_first(start: Callable[..., Ri
     rig.kill()
     rig.start()
     eventually(lambda: len(folders(rig)) <= 10)
-    eventually(lambda: bytes_on_disk(rig.store) <= 300 * 1024)
+    eventually(lambda: bytes_on_disk(rig) <= 300 * 1024)
     # The oldest of all still runs, and keeps what it has.
     assert rig.output(going).endswith("11000\n")
     left = folders(rig) - {going}

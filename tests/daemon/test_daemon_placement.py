@@ -38,7 +38,7 @@ def test_a_gang_does_not_starve_and_sure_enders_pass_it(rig: Rig) -> None:
     first = [blocker(rig, f"gate{number}", time_limit="60s") for number in range(4)]
     gang = rig.sh("echo gang >> order", cards=4)
     behind = rig.submit(
-        {"name": "small", "matrix": {"n": [*range(20)]}, "command": "echo small >> order", "vram": "8GiB"}
+        {"name": "small", "matrix": {"n": [*range(20)]}, "command": "echo small >> order", "vram": "7800MiB"}
     )
     opened(rig, "gate0")
     assert rig.ends(first[0]) == "succeeded"

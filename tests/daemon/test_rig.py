@@ -10,7 +10,8 @@ import pytest
 from p104d.core.card import CardIdentity, CardReading, CardReport, CardState, ProcessUse, Verdict, XidEvent
 from p104d.core.job import JobState
 from p104d.core.units import GIB, MIB
-from p104d.daemon.rig import Changes, Rig
+from p104d.daemon.rig import Rig
+from p104d.daemon.sights import Changes, Onlooker
 from p104d.daemon.watch import Appearances, over_vram
 from p104d.hardware.messages import Cycle, DriverProblem
 from p104d.policy.retry import Stop
@@ -18,17 +19,19 @@ from p104d.store.reads import OpenAttempt
 
 
 class Bench:
-    """A rig whose cycles are made by hand, a second apart. ``owners`` maps pids to our jobs."""
+    """A rig whose cycles are made by hand, a second apart. ``owners`` maps pids to our jobs; with ``prove`` every new
+    card's memory is proven at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, prove: bool = True) -> None:
+        self.prove = prove
         self.owners: dict[int, int] = {}
         self.alive: set[int] = set()
         self.locks: dict[str, str | None] = {}
         self.rig = Rig(
             {},
             missing_after=5.0,
-            owner_of=self.owners.get,
-            is_alive=self.alive.__contains__,
+            first_depth="quick",
+            onlooker=Onlooker(self.owners.get, self.alive.__contains__),
             take_lock=lambda uuid: self.locks.get(uuid),
         )
         self.at = 0.0
@@ -40,9 +43,21 @@ class Bench:
         xids: tuple[XidEvent, ...] = (),
     ) -> Changes:
         self.at += 1.0
-        return self.rig.on_cycle(
+        found = self.rig.on_cycle(
             Cycle(at=1e9 + self.at, monotonic=self.at, sequence=int(self.at), cards=reports, problem=problem, xids=xids)
         )
+        if self.prove:
+            self._prove_all()
+        return found
+
+    def _prove_all(self) -> None:
+        """What a memory test of every new card would come to."""
+        for record in self.rig.records.values():
+            if record.proven_bytes is None:
+                good = record.verdict is Verdict.UNVERIFIED
+                record.verdict = Verdict.PROVEN if good else record.verdict
+                record.proven_bytes = record.identity.memory_total_bytes
+        self.rig._conditions = {uuid: self.rig.condition(uuid, ()) for uuid in self.rig.records}
 
     def state(self, number: int = 0) -> tuple[CardState, str | None]:
         found = self.rig.condition(uuid(number), ())
@@ -199,7 +214,8 @@ def test_an_xid_of_the_card_is_kept_until_somebody_undrains(bench: Bench) -> Non
     assert changes.save and "XID 79" in (bench.state()[1] or "")
     bench.cycle(report(0))
     assert bench.state()[0] is CardState.SUSPECT
-    bench.rig.drain(uuid(0), None)
+    record = bench.rig.records[uuid(0)]
+    bench.rig.records[uuid(0)] = msgspec.structs.replace(record, suspect=None)
     assert bench.state()[0] is CardState.READY
 
 

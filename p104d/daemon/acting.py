@@ -1,0 +1,94 @@
+"""What is done to the world once a step's decisions are durable: launches, stops, kills, tests, notifications."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from p104d.core.errors import P104Error, UnavailableError
+from p104d.daemon.endings import Finished
+from p104d.daemon.launch import notify_spec
+from p104d.daemon.work import Work
+from p104d.processes.attempt import Key, LaunchSpec
+from p104d.processes.supervisor import LaunchFailed
+from p104d.store import schedules
+
+if TYPE_CHECKING:
+    from p104d.daemon.loop import Loop
+
+log = logging.getLogger(__name__)
+#: A memory test that was killed and has not left its card by then is stuck in the driver: no job is started there.
+_LEAVE_SECONDS = 30.0
+
+
+class Actor:
+    """Acts for the loop. Nothing here decides."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._patient: dict[Key, asyncio.Task[None]] = {}
+
+    def act(self, work: Work) -> None:
+        """Do all of it. Tests leave their cards first."""
+        loop = self._loop
+        loop.proofs.act(work)
+        if work.cards:
+            loop.touch()  # the step has placed by the records of before
+        for spec in work.launches:
+            self._launch(spec, loop.proofs.leaving(work.launch_cards.get(spec.key, ())))
+        for key, text in work.unstartable:
+            loop.post(Finished(key=key, look=None, failure=text))
+        for key in work.stops:
+            if not self._taken_back(key):
+                loop.supervisor.stop(key)
+        for key in work.kills:
+            if not self._taken_back(key):
+                loop.supervisor.kill(key)
+        for job_id in work.ended:
+            loop.waiters.ended(job_id)
+        if work.running_changed:
+            loop.on_running_changed()
+        if work.notify:
+            asyncio.get_running_loop().call_soon(self._send_owed)
+
+    def _launch(self, spec: LaunchSpec, leaving: list[asyncio.Task[bool]]) -> None:
+        self._loop.waiters.started(spec.id)
+        if not leaving:
+            self._loop.supervisor.launch(spec)
+            return
+        task = self._patient[spec.key] = asyncio.create_task(self._launch_after(spec, leaving))
+        task.add_done_callback(lambda _: self._patient.pop(spec.key, None))
+
+    def _taken_back(self, key: Key) -> bool:
+        """Stop an attempt that waits for a test to leave: it never ran."""
+        task = self._patient.get(key)
+        if task is None or task.done():
+            return False
+        task.cancel()
+        self._loop.post(Finished(key=key, look=None))
+        return True
+
+    async def _launch_after(self, spec: LaunchSpec, leaving: list[asyncio.Task[bool]]) -> None:
+        """Start a job where memory tests are just leaving: two on one card would get in each other's way. A daemon that
+        dies here has launched nothing, and queues the job again when it is back."""
+        _, late = await asyncio.wait(leaving, timeout=_LEAVE_SECONDS)
+        if late:
+            self._loop.post(LaunchFailed(spec.key, "the memory test on its card does not end: the card hangs"))
+        else:
+            self._loop.supervisor.launch(spec)
+
+    def _send_owed(self) -> None:
+        """Start the notifications that are owed: noted as being sent first, as every act."""
+        loop = self._loop
+        try:
+            with loop.database.write() as conn:
+                owed = schedules.take_owed(conn)
+        except UnavailableError as error:
+            log.error("%s", error.line(), extra={"action": "notify_failed"})
+            return
+        for each in owed:
+            try:
+                loop.supervisor.launch(notify_spec(each, loop.settings))
+            except P104Error as error:
+                loop.post(LaunchFailed(Key("notify", each.id, 1), error.message))
