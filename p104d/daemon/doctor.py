@@ -17,6 +17,7 @@ from p104d.store import reads
 
 #: Below this the queue and the logs of running jobs may soon find the disk full.
 _LOW_DISK_BYTES = 2 * 2**30
+_GOOD_OR_NEW = frozenset({Verdict.UNVERIFIED.value, Verdict.PROVEN.value, Verdict.LOCKED.value})
 #: No card of this project is older; a clock before it has lost its battery.
 _NO_EARLIER = 1_704_067_200.0  # 2024-01-01
 
@@ -29,6 +30,7 @@ def checks(loop: Loop, places: Places, *, simulated: bool) -> list[m.Check]:
         *_driver(loop, simulated),
         *_devices(simulated),
         *_cards(cards),
+        *_proofs(cards),
         *_persistence(cards, simulated),
         *_links(cards),
         *_disk(places),
@@ -72,7 +74,7 @@ def _cards(cards: list[m.Card]) -> Iterator[m.Check]:
         if card.state == "missing":
             yield m.Check("cards", False, f"card {card.index} ({card.uuid}) is missing", "check its riser and power")
         elif card.state == "suspect":
-            mend = f"look into the cause, then p104ctl undrain {card.index}"
+            mend = f"look into the cause, then p104ctl verify {card.index} --depth full"
             yield m.Check("cards", False, f"card {card.index} took itself out: {card.note}", mend)
     locked = [card for card in cards if card.verdict == Verdict.LOCKED.value]
     for card in locked:
@@ -81,6 +83,22 @@ def _cards(cards: list[m.Card]) -> Iterator[m.Check]:
         yield m.Check("locked cards", False, f"card {card.index} is locked at {size}", mend)
     if cards and not locked:
         yield m.Check("locked cards", True, "no card is locked at its stock size", None)
+
+
+def _proofs(cards: list[m.Card]) -> Iterator[m.Check]:
+    """Whether every card's memory is proven. A bad one is told among the cards already."""
+    present = [card for card in cards if card.state != "missing"]
+    waiting = [card for card in present if card.verdict in _GOOD_OR_NEW and card.memory_proven_bytes is None]
+    due = [card for card in present if card.test_due is not None and card not in waiting]
+    for card in waiting:
+        text = f"card {card.index} has not proven its memory yet ({card.test_due or 'its test is under way'})"
+        yield m.Check("memory", None, text, f"wait, or see p104ctl verify {card.index}")
+    for card in due:
+        text = f"card {card.index} is to be tested again: {card.test_due}"
+        yield m.Check("memory", None, text, f"it begins when the card is idle, or p104ctl verify {card.index}")
+    if present and not waiting and all(card.verdict in _GOOD_OR_NEW for card in present):
+        text = "every card holds what was written to it"
+        yield m.Check("memory", True, text, None)
 
 
 def _persistence(cards: list[m.Card], simulated: bool) -> Iterator[m.Check]:
