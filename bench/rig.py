@@ -55,7 +55,7 @@ class Rig:
         deadline = time.monotonic() + READY_WITHIN_SECONDS
         while True:
             try:
-                if len(self.get("/v1/status")["cards"]) == cards:
+                if [card["state"] for card in self.get("/v1/status")["cards"]] == ["ready"] * cards:
                     return
             except P104Error:
                 pass
