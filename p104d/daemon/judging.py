@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import signal
 
 import msgspec
 
 from p104d.core.card import Proof, Verdict
+from p104d.daemon.underway import Running
 from p104d.hardware.catalog import first_verdict, lookup
 from p104d.memtest.messages import TestResult
-from p104d.memtest.tester import TestEnd
+from p104d.memtest.tester import EndKind, TestEnd
 from p104d.memtest.verdict import Judgement, judge
 from p104d.policy.proof import GOOD
 from p104d.store.cards import CardRecord
 from p104d.store.proofs import EndedTest
-
-if TYPE_CHECKING:
-    from p104d.daemon.proofs import Running
 
 
 def ended_test(test: Running, state: str, text: str | None, now: float) -> EndedTest:
@@ -29,6 +27,12 @@ def ended_test(test: Running, state: str, text: str | None, now: float) -> Ended
         sm_clock_min_mhz=test.clock_min,
         sm_clock_max_mhz=test.clock_max,
     )
+
+
+def is_hosts_doing(test: Running, end: TestEnd) -> bool:
+    """Whether a test ended without a word for a reason that is not its card's: it was killed (by somebody, or by a host
+    without memory), or could not be started at all."""
+    return end.kind is EndKind.DIED and (end.signal == signal.SIGKILL or test.tester.pid is None)
 
 
 def judged(record: CardRecord, test: Running, end: TestEnd, now: float) -> tuple[EndedTest, CardRecord]:

@@ -170,7 +170,7 @@ class Loop:
                 self._take_in(conn, events, work, now)
                 if work.dirty:
                     self._place(conn, work, now)
-                deadline = self._next_deadline(conn)
+                deadline = self._next_deadline(conn, now)
         except BaseException:
             self._events.extendleft(reversed(events))
             self._wake.set()
@@ -300,6 +300,6 @@ class Loop:
         except P104Error as error:
             work.unstartable.append((Key("job", job.id, number), error.message))
 
-    def _next_deadline(self, conn: Connection) -> float | None:
-        times = [reads.next_timer(conn), schedules.next_schedule(conn), self.proofs.next_at]
+    def _next_deadline(self, conn: Connection, now: float) -> float | None:
+        times = [reads.next_timer(conn), schedules.next_schedule(conn), self.proofs.next_deadline(now)]
         return min((at for at in times if at is not None), default=None)

@@ -19,9 +19,10 @@ from sqlalchemy.engine import Connection
 from p104d.core.card import DueTest
 from p104d.daemon.config import Settings
 from p104d.daemon.events import TestOver
-from p104d.daemon.judging import ended_test, judged
+from p104d.daemon.judging import ended_test, is_hosts_doing, judged
 from p104d.daemon.rig import Rig
 from p104d.daemon.timetable import next_time
+from p104d.daemon.underway import Running
 from p104d.daemon.work import BegunTest, Work
 from p104d.hardware.messages import Cycle
 from p104d.hardware.rig import Rig as SimulatedRig
@@ -32,28 +33,16 @@ from p104d.store import proofs as store
 from p104d.store.cards import CardRecord, get_setting, save_card, set_setting
 
 log = logging.getLogger(__name__)
+#: No whole test takes longer: ten times and more of what the slowest card is known for.
+_TIME_LIMITS = {Depth.QUICK: 900.0, Depth.FULL: 4 * 3600.0, Depth.THOROUGH: 3 * 86400.0}
+#: A test that the host ended (no memory for it) is not begun again at once.
+_REST_SECONDS = 30.0
 #: A driver may name a process for a while after it is gone.
 _RECENT_PIDS = 64
 #: Outcomes are kept for those who asked and still watch.
 _REMEMBERED = 1000
 #: The setting that remembers when all cards are tested next, and by which schedule.
 _NEXT_KEY = "verify_next"
-
-
-class Running(msgspec.Struct, kw_only=True):
-    """A test under way. Temperatures and clocks are those of the sensor's looks meanwhile; ``foreign_bytes`` what
-    others held when it began."""
-
-    uuid: str
-    test_id: int
-    due: DueTest
-    started_at: float
-    tester: Tester
-    progress: Progress | None = None
-    foreign_bytes: int = 0
-    temperature_max: int | None = None
-    clock_min: int | None = None
-    clock_max: int | None = None
 
 
 class Proofs:
@@ -71,6 +60,7 @@ class Proofs:
         self._rig, self._settings = rig, settings
         self._simulate, self._epoch, self._post = simulate, epoch, post
         self.running: dict[str, Running] = {}
+        self._rest: dict[str, float] = {}
         self._leaving: dict[str, asyncio.Task[bool]] = {}
         self._pids: deque[int] = deque(maxlen=_RECENT_PIDS)
         self._ended: dict[tuple[str, float], int] = {}
@@ -97,8 +87,16 @@ class Proofs:
         """Why a card's due test has not begun."""
         if uuid in self._leaving:
             return "the test before is being ended"
+        if uuid in self._rest:
+            return "the test before was killed; it begins again in a moment"
         view = self._rig.candidate(uuid, jobs)
         return waiting_because(view, len(self.running), self._settings.max_parallel_loads)
+
+    def next_deadline(self, now: float) -> float | None:
+        """When something is to be done that nothing else wakes for."""
+        self._rest = {uuid: until for uuid, until in self._rest.items() if until > now}
+        times = [*self._rest.values(), *([self.next_at] if self.next_at is not None else [])]
+        return min(times, default=None)
 
     def outcome(self, uuid: str, asked_at: float) -> int | None:
         """The record of the test that served this request; None while it has not ended."""
@@ -122,7 +120,7 @@ class Proofs:
         views = [
             self._rig.candidate(uuid, holds.get(uuid, ()))
             for uuid in self._rig.records
-            if uuid not in self._leaving and uuid not in work.tests_left
+            if uuid not in self._leaving and uuid not in work.tests_left and self._rest.get(uuid, 0.0) <= now
         ]
         staying = len(self.running.keys() - work.tests_left.keys()) + len(self._leaving.keys() - self.running.keys())
         chosen = choose(views, staying, self._settings.max_parallel_loads)
@@ -187,6 +185,10 @@ class Proofs:
         """Judge a test that has ended by itself: the record, the verdict, and the request it served, in one piece."""
         test = self.running.get(event.uuid)
         if test is None or test.test_id != event.test_id:
+            return
+        if is_hosts_doing(test, event.end):
+            self._rest[event.uuid] = now + _REST_SECONDS
+            self._leave(conn, work, event.uuid, now, "interrupted", event.end.text)
             return
         record = self.record_of(work, event.uuid)
         ended, after = judged(record, test, event.end, now)
@@ -257,6 +259,7 @@ class Proofs:
             config,
             on_progress=lambda progress: self._progressed(begun, progress),
             on_end=lambda end: self._has_ended(begun, end),
+            time_limit=_TIME_LIMITS[config.depth],
         )
         self.running[begun.uuid] = Running(
             uuid=begun.uuid,
@@ -308,11 +311,5 @@ class Proofs:
         """Note temperature and clocks of the cards under test."""
         for report in cycle.cards:
             test = self.running.get(report.identity.uuid)
-            if test is None:
-                continue
-            heat, clock = report.reading.temperature_celsius, report.reading.sm_clock_mhz
-            if heat is not None:
-                test.temperature_max = max(heat, test.temperature_max or heat)
-            if clock is not None:
-                test.clock_min = min(clock, test.clock_min or clock)
-                test.clock_max = max(clock, test.clock_max or clock)
+            if test is not None:
+                test.note(report.reading)

@@ -11,8 +11,9 @@ from p104d.api import proof as p
 from p104d.core.card import CardIdentity, DueTest
 from p104d.core.units import iso
 from p104d.daemon.cardfacts import short_name
-from p104d.daemon.proofs import Proofs, Running
+from p104d.daemon.proofs import Proofs
 from p104d.daemon.rig import Rig
+from p104d.daemon.underway import Running
 from p104d.memtest.messages import TestResult
 from p104d.store.cards import CardRecord
 

@@ -35,13 +35,15 @@ class EndKind(StrEnum):
 
 class TestEnd(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a test: ``result`` only of a finished one, ``failure`` only of a failed one, ``text`` one line for
-    people ("" where there is nothing to say). ``gone`` is whether the process has left the card: where it is False,
-    nothing else should be started there (``Tester.reaped`` tells when it leaves)."""
+    people ("" where there is nothing to say), ``signal`` the one that a process died of. ``gone`` is whether the
+    process has left the card: where it is False, nothing else should be started there (``Tester.reaped`` tells when
+    it leaves)."""
 
     kind: EndKind
     result: TestResult | None = None
     failure: Failure | None = None
     text: str = ""
+    signal: int | None = None
     gone: bool = True
 
 
@@ -165,7 +167,10 @@ class Tester:
         assert self._end is not None and self.reaped is not None
         done, _ = await asyncio.wait([self.reaped], timeout=LEAVE_SECONDS)
         gone = bool(done) and not self.reaped.cancelled() and self.reaped.result()
-        self._end = msgspec.structs.replace(self._end, gone=gone, text=self._end.text or self._obituary())
+        status = self._child.exit_status if self._child is not None else None
+        signal = -status if status is not None and status < 0 and self._end.kind is EndKind.DIED else None
+        text = self._end.text or self._obituary()
+        self._end = msgspec.structs.replace(self._end, gone=gone, text=text, signal=signal)
         self._on_end(self._end)
 
     def _obituary(self) -> str:

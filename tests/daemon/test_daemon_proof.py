@@ -214,3 +214,17 @@ def test_an_xid_and_a_failed_job_ask_for_a_test(start: Callable[..., Rig]) -> No
     job = rig.sh("echo CUDA error: an illegal memory access was encountered; exit 1", only=["1"])
     assert rig.ends(job) == "failed"
     assert len(history_of(rig, 1)) == 1
+
+
+def test_a_test_that_the_host_killed_says_nothing_of_the_card(start: Callable[..., Rig]) -> None:
+    rig = start(REAL_TIME)
+    rig.ctl("verify", "0", "--depth", "full", "--no-wait")
+    eventually(lambda: under_test(rig))
+    for process in processes_under_test(rig):
+        process.kill()
+    eventually(lambda: newest(rig, 0)["state"] == "interrupted")
+    card = rig.card(0)
+    assert (card["verdict"], card["state"], card["test_due"]) == ("proven", "ready", "asked for")
+    assert rig.ends(rig.sh("true", only=["0"])) == "succeeded"
+    waiting = rig.json("verify", "0", "--no-wait")["tests"][0]
+    assert waiting["state"] == "waiting" and "killed" in waiting["waiting_because"]
