@@ -60,7 +60,8 @@ def findings(test: dict[str, Any]) -> dict[str, str]:
     if not test.get("errors"):
         return {}
     found = {
-        "errors": f"{test['errors']:,} bad words of 8 bytes" + (f" ({test['fault']})" if test.get("fault") else ""),
+        "errors": f"{test['errors']:,} wrong readings of 8-byte words"
+        + (f" ({test['fault']})" if test.get("fault") else ""),
         "first at": _some(test.get("first_addresses") or ()),
         "ranges": _some([_range(one) for one in test.get("ranges") or ()]),
         "stuck": _some([f"bit {one['bit']} of {one['address']} at {one['stuck_at']}" for one in test["stuck"]]),

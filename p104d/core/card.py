@@ -67,7 +67,8 @@ class CardReading(msgspec.Struct, frozen=True, kw_only=True):
     """One look at a card. A reading the driver would not give is None, never 0.
 
     ``processes`` is None where not asked this time or not told. ``throttle`` names reasons as people know them.
-    ``fan_manual`` tells whether the fan stands at a speed that somebody set.
+    ``fan_manual`` tells whether the fan stands at a speed that somebody set. The PCIe counters are what the driver
+    saw in 20 ms, some seconds ago at most.
     """
 
     memory_used_bytes: int | None = None
@@ -83,6 +84,8 @@ class CardReading(msgspec.Struct, frozen=True, kw_only=True):
     link_width: int | None = None
     persistence: bool | None = None
     fan_manual: bool | None = None
+    pcie_receive_bytes_per_second: int | None = None
+    pcie_transmit_bytes_per_second: int | None = None
     throttle: tuple[str, ...] = ()
     processes: tuple[ProcessUse, ...] | None = None
 
@@ -123,12 +126,14 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DueTest(msgspec.Struct, frozen=True, kw_only=True):
-    """A memory test that is wanted: why, how deeply, by whom (None: by the daemon itself), since when (Unix time)."""
+    """A memory test that is wanted: why, how deeply, by whom (None: by the daemon itself), since when (Unix time).
+    ``before`` is what the daemon wanted when somebody asked: who takes his request back leaves that."""
 
     cause: str
     depth: str
     asked_at: float
     asked_by: str | None = None
+    before: DueTest | None = None
 
 
 class XidEvent(msgspec.Struct, frozen=True, kw_only=True):

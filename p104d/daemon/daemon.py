@@ -172,7 +172,7 @@ class Daemon:
         )
         self._loop.on_running_changed = self._tell_simulator
         self._loop.proofs.on_changed = self._tests_changed
-        care = Care(settings, kept, self._loop.proofs.running.__contains__)
+        care = Care(settings, kept, lambda uuid: self._rig.was_testing(uuid, self._clock.monotonic()))
         self._rig.too_hot = care.closed_reason
         self._lookout = Lookout(self._loop, care, lambda wanted: self._sensors.apply(wanted))
         self._sensors = Sensors(

@@ -74,7 +74,9 @@ def _cards(cards: list[m.Card]) -> Iterator[m.Check]:
         if card.state == "missing":
             yield m.Check("cards", False, f"card {card.index} ({card.uuid}) is missing", "check its riser and power")
         elif card.state == "suspect":
-            mend = f"look into the cause, then p104ctl verify {card.index} --depth full"
+            bad = card.verdict in (Verdict.ALIASED.value, Verdict.FAULTY.value)
+            mend = "docs/verification.md says what to do" if bad else "look into the cause, then"
+            mend += "" if bad else f" p104ctl verify {card.index} --depth full"
             yield m.Check("cards", False, f"card {card.index} took itself out: {card.note}", mend)
     locked = [card for card in cards if card.verdict == Verdict.LOCKED.value]
     for card in locked:

@@ -6,15 +6,20 @@ import signal
 
 import msgspec
 
-from p104d.core.card import Proof, Verdict
+from p104d.core.card import DueTest, Proof, Verdict
+from p104d.core.units import format_size
 from p104d.daemon.underway import Running
 from p104d.hardware.catalog import first_verdict, lookup
+from p104d.hardware.cuda import OUT_OF_MEMORY
 from p104d.memtest.messages import TestResult
 from p104d.memtest.tester import EndKind, TestEnd
 from p104d.memtest.verdict import Judgement, judge
-from p104d.policy.proof import GOOD
+from p104d.policy.proof import GOOD, LEAST_COVERAGE, deeper, may_lift
 from p104d.store.cards import CardRecord
 from p104d.store.proofs import EndedTest
+
+#: Less than this is no reason why a test found too little memory.
+_SOMEBODY_BYTES = 256 << 20
 
 
 def ended_test(test: Running, state: str, text: str | None, now: float) -> EndedTest:
@@ -29,10 +34,23 @@ def ended_test(test: Running, state: str, text: str | None, now: float) -> Ended
     )
 
 
-def is_hosts_doing(test: Running, end: TestEnd) -> bool:
-    """Whether a test ended without a word for a reason that is not its card's: it was killed (by somebody, or by a host
-    without memory), or could not be started at all."""
-    return end.kind is EndKind.DIED and (end.signal == signal.SIGKILL or test.tester.pid is None)
+def not_the_cards_doing(test: Running, end: TestEnd, foreign_bytes: int) -> str | None:
+    """Why a test says nothing of its card, in words: it was killed (by somebody, or by a host without memory), could
+    not be started at all, or others hold too much of the card's memory (``foreign_bytes`` of it). None: it says
+    something."""
+    if end.kind is EndKind.DIED and (end.signal == signal.SIGKILL or test.tester.pid is None):
+        return end.text
+    if foreign_bytes < _SOMEBODY_BYTES:
+        return None
+    if end.failure is not None and end.failure.code == OUT_OF_MEMORY:
+        return f"others hold {format_size(foreign_bytes)} of the card: {end.text}"
+    if end.result is not None and not end.result.errors and _coverage(end.result) < LEAST_COVERAGE:
+        return f"others hold {format_size(foreign_bytes)} of the card: too little is left to show what it has"
+    return None
+
+
+def _coverage(result: TestResult) -> float:
+    return result.tested_bytes / result.cuda_total_bytes if result.cuda_total_bytes else 0.0
 
 
 def judged(record: CardRecord, test: Running, end: TestEnd, now: float) -> tuple[EndedTest, CardRecord]:
@@ -41,8 +59,22 @@ def judged(record: CardRecord, test: Running, end: TestEnd, now: float) -> tuple
     judgement = _judgement(record, end)
     result = end.result
     ended = _finding(ended_test(test, "finished", judgement.text, now), judgement, result)
-    # A request that came meanwhile is not served by this test.
-    due = None if record.due is None or record.due.asked_at == test.due.asked_at else record.due
+    due = _still_due(record, test)
+    good = judgement.verdict in GOOD and result is not None
+    if (
+        good
+        and result is not None
+        and not may_lift(
+            record.verdict,
+            record.proof,
+            test.due,
+            coverage=_coverage(result),
+            driver=record.driver,
+            vbios=record.identity.vbios,
+            total_bytes=record.identity.memory_total_bytes,
+        )
+    ):
+        return ended, msgspec.structs.replace(record, due=due)
     cleared = judgement.verdict in GOOD and test.due.asked_by is not None
     after = msgspec.structs.replace(
         record,
@@ -56,9 +88,21 @@ def judged(record: CardRecord, test: Running, end: TestEnd, now: float) -> tuple
     return ended, after
 
 
+def _still_due(record: CardRecord, test: Running) -> DueTest | None:
+    """What is wanted after the test: a request that came meanwhile is not served by it, nor is a deeper one that had
+    been wanted before somebody asked for this."""
+    if record.due is None or record.due.asked_at != test.due.asked_at:
+        return record.due
+    before = record.due.before
+    return before if before is not None and deeper(before.depth, test.due.depth) != test.due.depth else None
+
+
 def _judgement(record: CardRecord, end: TestEnd) -> Judgement:
     if end.result is None:
         return Judgement(verdict=Verdict.FAILED, proven_bytes=None, text=end.text or "it ended without a word")
+    if not end.result.errors and _coverage(end.result) < LEAST_COVERAGE:
+        text = f"only {format_size(end.result.tested_bytes)} of it can be had, and nobody is known to hold the rest"
+        return Judgement(verdict=Verdict.FAILED, proven_bytes=None, text=text)
     identity = record.identity
     entry = lookup(identity.device_id, identity.name)
     locked = first_verdict(entry, identity.memory_total_bytes) is Verdict.LOCKED
@@ -67,7 +111,7 @@ def _judgement(record: CardRecord, end: TestEnd) -> Judgement:
 
 def _proof(record: CardRecord, test: Running, judgement: Judgement, result: TestResult | None, now: float) -> Proof:
     identity = record.identity
-    coverage = result.tested_bytes / result.cuda_total_bytes if result and result.cuda_total_bytes else None
+    coverage = _coverage(result) if result is not None else None
     return Proof(
         at=now,
         depth=test.due.depth,

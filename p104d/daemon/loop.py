@@ -127,7 +127,8 @@ class Loop:
         left = longest
         if self._deadline is not None:
             left = min(left, max(0.0, self._deadline - self.clock.now()))
-        if left <= 0:
+        if left <= 0 or self._wake.is_set():
+            # Waiting for an event that is set would give nobody else a turn.
             await asyncio.sleep(0)
             return
         try:
@@ -142,10 +143,15 @@ class Loop:
             self.step()
         except UnavailableError as error:
             log.error("%s", error.line(), extra={"action": "step_failed"})
-            self._deadline = self.clock.now() + _RETRY_SECONDS
+            self._try_again()
         except Exception:
             log.exception("a step failed", extra={"action": "step_failed"})
-            self._deadline = self.clock.now() + _RETRY_SECONDS
+            self._try_again()
+
+    def _try_again(self) -> None:
+        """In a while: what failed now would fail at once again."""
+        self._wake.clear()
+        self._deadline = self.clock.now() + _RETRY_SECONDS
 
     # --- a step ----------------------------------------------------------------------------------------------------
 
@@ -171,9 +177,12 @@ class Loop:
                 if work.dirty:
                     self._place(conn, work, now)
                 deadline = self._next_deadline(conn, now)
-        except BaseException:
+        except BaseException as error:
             self._events.extendleft(reversed(events))
-            self._wake.set()
+            if isinstance(error, UnavailableError):
+                self._try_again()
+            else:
+                self._wake.set()
             raise
         for uuid, record in saves.items():
             if self._save.get(uuid) is record:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -15,7 +15,7 @@ from p104d.daemon.cardnames import resolve
 from p104d.daemon.power import KEY, PowerKeeper
 from p104d.daemon.power_words import bounds_refusal, mend, setting_text
 from p104d.daemon.rig import Rig
-from p104d.hardware.messages import FAN_AUTOMATIC, CardSettings
+from p104d.hardware.messages import FAN_AUTOMATIC, CardSettings, Refused
 
 #: How long a request waits for the sensor to have done it: a cycle is made at once, a card takes milliseconds.
 PATIENCE_SECONDS = 5.0
@@ -63,7 +63,35 @@ async def set_power(
         keeper.ask(uuid, wish, anew=change)
     await keeper.settle(uuids, patience)
     found = {card.uuid: card for card in show_power(rig, keeper).cards}
-    return PowerCards([found[uuid] for uuid in uuids])
+    _drop_refused(keeper, uuids, change, commit)
+    return PowerCards([_answered(found[uuid], change) for uuid in uuids])
+
+
+def _answered(card: PowerCard, change: CardSettings) -> PowerCard:
+    """What this request came to: what is refused of earlier ones is not its affair."""
+    asked = {setting_text(name, value) for name, value in change.items().items()}
+    mine = [one for one in card.refused if one.setting in asked]
+    return msgspec.structs.replace(card, refused=mine)
+
+
+def _drop_refused(
+    keeper: PowerKeeper, uuids: Sequence[str], change: CardSettings, commit: Callable[[Mapping[str, str]], None]
+) -> None:
+    """A value that the card can never take is not kept as a wish; one that is not allowed today may be tomorrow."""
+    kept: dict[str, CardSettings] = {}
+    for uuid in uuids:
+        never = {
+            name
+            for name, point in keeper.refusals(uuid).items()
+            if name in change.items() and point.refused in (Refused.OUT_OF_BOUNDS, Refused.NOT_SUPPORTED)
+        }
+        if never:
+            left = {name: value for name, value in keeper.asked(uuid).items().items() if name not in never}
+            kept[uuid] = msgspec.structs.replace(CardSettings(), **left)
+    if kept:
+        commit({KEY + uuid: msgspec.json.encode(wish).decode() for uuid, wish in kept.items()})
+        for uuid, wish in kept.items():
+            keeper.ask(uuid, wish, anew=CardSettings())
 
 
 def _change(request: PowerRequest) -> CardSettings:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -19,7 +20,7 @@ from sqlalchemy.engine import Connection
 from p104d.core.card import DueTest
 from p104d.daemon.config import Settings
 from p104d.daemon.events import TestOver
-from p104d.daemon.judging import ended_test, is_hosts_doing, judged
+from p104d.daemon.judging import ended_test, judged, not_the_cards_doing
 from p104d.daemon.rig import Rig
 from p104d.daemon.timetable import next_time
 from p104d.daemon.underway import Running
@@ -28,7 +29,7 @@ from p104d.hardware.messages import Cycle
 from p104d.hardware.rig import Rig as SimulatedRig
 from p104d.memtest.messages import Depth, Progress, TestConfig
 from p104d.memtest.tester import TestEnd, Tester
-from p104d.policy.proof import choose, doubt_counts, is_proven, waiting_because
+from p104d.policy.proof import choose, doubt_counts, hindrance, is_proven, waiting_because
 from p104d.store import proofs as store
 from p104d.store.cards import CardRecord, get_setting, save_card, set_setting
 
@@ -87,9 +88,9 @@ class Proofs:
         """Why a card's due test has not begun."""
         if uuid in self._leaving:
             return "the test before is being ended"
-        if uuid in self._rest:
-            return "the test before was killed; it begins again in a moment"
         view = self._rig.candidate(uuid, jobs)
+        if uuid in self._rest and hindrance(view) is None:
+            return "the test before was cut short; it begins again in a moment"
         return waiting_because(view, len(self.running), self._settings.max_parallel_loads)
 
     def next_deadline(self, now: float) -> float | None:
@@ -186,9 +187,12 @@ class Proofs:
         test = self.running.get(event.uuid)
         if test is None or test.test_id != event.test_id:
             return
-        if is_hosts_doing(test, event.end):
+        sight = self._rig.sights.get(event.uuid)
+        others = max(test.foreign_bytes, sight.foreign_bytes if sight is not None else 0)
+        excuse = not_the_cards_doing(test, event.end, others)
+        if excuse is not None:
             self._rest[event.uuid] = now + _REST_SECONDS
-            self._leave(conn, work, event.uuid, now, "interrupted", event.end.text)
+            self._leave(conn, work, event.uuid, now, "interrupted", excuse)
             return
         record = self.record_of(work, event.uuid)
         ended, after = judged(record, test, event.end, now)
@@ -196,13 +200,7 @@ class Proofs:
             self.change(conn, work, after)
             work.tests_left[event.uuid] = event.test_id
             work.dirty = True
-            log.info(
-                "card %d: %s (%s)",
-                record.identity.index,
-                ended.verdict,
-                ended.text,
-                extra={"action": "verified", "card": event.uuid},
-            )
+            work.findings.append(f"card {record.identity.index}: {ended.verdict} ({ended.text})")
 
     def _leave(self, conn: Connection, work: Work, uuid: str, now: float, state: str, text: str) -> None:
         test = self.running.get(uuid)
@@ -225,6 +223,8 @@ class Proofs:
 
     def act(self, work: Work) -> None:
         """Do what was committed: records, processes to leave, processes to start."""
+        for finding in work.findings:
+            log.info("%s", finding, extra={"action": "verified"})
         if work.tests_next_at is not None:
             self.next_at = work.tests_next_at if work.tests_next_at < math.inf else None
         for uuid, record in work.cards.items():
@@ -290,6 +290,8 @@ class Proofs:
             return
         del self.running[uuid]
         self._rig.testing.discard(uuid)
+        if test.tester.ended:
+            self._rig.tested_at[uuid] = time.monotonic()
         self._ended[uuid, test.due.asked_at] = test_id
         while len(self._ended) > _REMEMBERED:
             del self._ended[next(iter(self._ended))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
@@ -11,12 +12,13 @@ import msgspec
 from p104d.core.card import CardIdentity, CardReading, CardReport, CardState, DueTest, Verdict
 from p104d.core.snapshot import CardView, Hold
 from p104d.daemon.cardfacts import link_speed, measured_link, merged_identity, settled_verdict, short_name
+from p104d.daemon.doubts import Doubts
 from p104d.daemon.events import CardBad
 from p104d.daemon.sights import Changes, Onlooker, Sight
 from p104d.hardware.catalog import lookup, promised_bytes
 from p104d.hardware.messages import Cycle, DriverProblem
-from p104d.policy.health import Condition, card_condition, card_warnings, fault_text, suspicion, xid_text
-from p104d.policy.proof import Candidate, doubt_counts, is_first, is_thin, why_again
+from p104d.policy.health import Condition, card_condition, card_warnings, fault_text, suspicion
+from p104d.policy.proof import Candidate, is_first, is_thin, too_little_left
 from p104d.store.cards import CardRecord
 from p104d.store.reads import OpenAttempt
 
@@ -24,6 +26,8 @@ from p104d.store.reads import OpenAttempt
 _SEEN_EVERY_SECONDS = 3600.0
 
 
+#: An error that our own test met is heard of within this time, from one source or the other.
+_OWN_TEST_SECONDS = 5.0
 _OUT = frozenset({CardState.SUSPECT, CardState.MISSING})
 
 
@@ -45,6 +49,7 @@ class Rig:
         self.driver: str | None = None
         self.counted = False
         self.testing: set[str] = set()
+        self.tested_at: dict[str, float] = {}
         self.too_hot: Callable[[str], str | None] = lambda _: None
         self._first_look = asyncio.Event()
         self._missing_after = missing_after
@@ -54,7 +59,7 @@ class Rig:
         self._taken: dict[str, str | None] = {}
         self._absent_since: dict[str, float] = {}
         self._told_gone: set[str] = set()
-        self._retested: set[str] = set()
+        self._doubts = Doubts(first_depth)
         self._conditions: dict[str, Condition] = {}
 
     def on_cycle(self, cycle: Cycle) -> Changes:
@@ -128,43 +133,27 @@ class Rig:
             record.verdict = settled_verdict(record.identity, record.verdict)
             changes.save.append(record)
             changes.material = True
-        self._doubt(record, cycle, changes)
+        sight = self.sights[identity.uuid]
+        if record.due is None and identity.uuid not in self.testing and sight.trusted:
+            record.due = self._doubts.of_card(record, sight, cycle)
+            if record.due is not None:
+                changes.save.append(record)
+                changes.material = True
         if identity.uuid not in self._taken:
             self._taken[identity.uuid] = self._take_lock(identity.uuid)
         return record
-
-    def _doubt(self, record: CardRecord, cycle: Cycle, changes: Changes) -> None:
-        """Want another test where what the proof rests on has changed, or the last one could not finish."""
-        sight = self.sights[record.identity.uuid]
-        if record.due is not None or record.identity.uuid in self.testing or not sight.trusted:
-            return
-        cause = why_again(
-            record.proof,
-            driver=cycle.driver_version,
-            vbios=sight.report.identity.vbios,
-            total_bytes=sight.report.identity.memory_total_bytes,
-            foreign_bytes=sight.foreign_bytes,
-        )
-        if cause is None and record.verdict is Verdict.FAILED and record.identity.uuid not in self._retested:
-            cause = "its last test could not finish"
-        if cause is not None:
-            self._retested.add(record.identity.uuid)
-            record.due = DueTest(cause=cause, depth=self._first_depth, asked_at=cycle.at)
-            changes.save.append(record)
-            changes.material = True
 
     def _suspect(self, cycle: Cycle, changes: Changes) -> None:
         by_bus = {record.identity.bus_id: uuid for uuid, record in self.records.items()}
         for event in cycle.xids:
             uuid = event.uuid or by_bus.get(event.bus_id)
             record = self.records.get(uuid) if uuid else None
-            cause = suspicion([event], own_memory_test=uuid in self.testing)
+            cause = suspicion([event], own_memory_test=uuid is not None and self.was_testing(uuid, cycle.monotonic))
             changes.warnings.append(f"XID {event.code} on {event.bus_id or uuid}: {event.text or 'no text'}")
             if record is None:
                 continue
-            if record.due is None and (cause is not None or doubt_counts(record.proof, cycle.at)):
-                why = f"{xid_text(event.code)} was reported of it"
-                record.due = DueTest(cause=why, depth=self._first_depth, asked_at=cycle.at)
+            if record.due is None:
+                record.due = self._doubts.of_xid(record, event, cycle.at, condemns=cause is not None)
             record.suspect = record.suspect or cause
             changes.save.append(record)
             changes.material = True
@@ -179,7 +168,7 @@ class Rig:
             if uuid not in named:
                 # What was read of it before is no reading any more: it takes no new job from now on. When it is back,
                 # a test that could not finish is tried once more.
-                self._retested.discard(uuid)
+                self._doubts.forget(uuid)
                 self.sights.pop(uuid, None)
             if cycle.monotonic - since >= self._missing_after and uuid not in self._told_gone:
                 self._told_gone.add(uuid)
@@ -258,6 +247,11 @@ class Rig:
             link_bytes_per_second=measured_link(record.proof) or link_speed(reading, identity),
         )
 
+    def was_testing(self, uuid: str, now: float) -> bool:
+        """Whether our own memory test was what ran on the card lately (``now`` is CLOCK_MONOTONIC): the sensor may hear
+        of an error only after it has ended the test."""
+        return uuid in self.testing or now - self.tested_at.get(uuid, -math.inf) < _OWN_TEST_SECONDS
+
     def due(self, record: CardRecord) -> DueTest | None:
         """The test that the card is to have next: one that was asked for, or its first."""
         if record.due is None and is_first(record.verdict, record.proven_bytes):
@@ -272,7 +266,9 @@ class Rig:
             hindrance = "it is missing"
         elif sight.report.fault is not None or not sight.trusted:
             hindrance = fault_text(sight.report.fault or "recovering")
-        hindrance = hindrance or self.too_hot(uuid)
+        else:
+            total = record.identity.memory_total_bytes
+            hindrance = hindrance or too_little_left(sight.foreign_bytes, total) or self.too_hot(uuid)
         return Candidate(
             uuid=uuid,
             index=record.identity.index,
@@ -296,6 +292,12 @@ class Rig:
             if report is None and self.problem is not None and not self.sights:
                 continue  # the driver is what is missing, and that was said
             found += card_warnings(report, record.identity, verdict=record.verdict, condition=condition)
+            if record.proof is not None and record.proven_bytes and is_thin(record.proof):
+                share = f"{100 * (record.proof.coverage or 0):.0f} %"
+                text = (
+                    f"only {share} of its memory is proven, others held the rest; it is tested again when they let go"
+                )
+                found.append(f"card {record.identity.index}: {text}")
         return found
 
 

@@ -13,6 +13,8 @@ from p104d.store.cards import CardRecord
 
 #: Good cycles in a row after which a card that answered badly is trusted again.
 _TRUST_AFTER_CYCLES = 3
+#: Contexts, page tables and what a driver keeps for itself may make up as much on a card with a few processes.
+_HIDDEN_BYTES = 512 << 20
 #: The owner of a memory test's process: nobody's job, but no stranger either.
 MEMORY_TEST = 0
 
@@ -81,5 +83,9 @@ class Onlooker:
                 foreign_unknown |= process.memory_bytes is None
         if foreign_unknown and reading.memory_used_bytes is not None:
             foreign = max(foreign, reading.memory_used_bytes - sum(ours.values()))
+        if reading.memory_used_bytes is not None:
+            # What is used beyond all that processes are named for is somebody's whom the driver does not name.
+            hidden = reading.memory_used_bytes - sum(ours.values()) - foreign
+            foreign += hidden if hidden > _HIDDEN_BYTES else 0
         sight.foreign_bytes, sight.ours = foreign, ours
         sight.pids = frozenset(process.pid for process in reading.processes or ())

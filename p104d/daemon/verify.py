@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
@@ -17,7 +18,7 @@ from p104d.daemon.cardnames import resolve
 from p104d.daemon.loop import Loop
 from p104d.daemon.rig import holds_by_card
 from p104d.daemon.work import Work
-from p104d.policy.proof import is_first
+from p104d.policy.proof import deeper, is_first
 from p104d.store import proofs as store
 from p104d.store import reads
 
@@ -40,28 +41,39 @@ class Verify:
 
     def __init__(self, loop: Loop) -> None:
         self._loop, self._proofs = loop, loop.proofs
+        #: How many callers watch each request.
+        self._watched: Counter[Asked] = Counter()
 
     def ask(self, caller: Caller, request: p.VerifyRequest) -> list[Asked]:
-        """Want tests of the cards named, or of all. Raises NotAllowedError, NotFoundError or RefusedError; then none is
-        wanted."""
+        """Want tests of the cards named, or of all; with ``stop`` end them, and say which. Raises NotAllowedError,
+        NotFoundError or RefusedError; then nothing was changed."""
         if not caller.admin:
             raise NotAllowedError("testing cards is for root and group p104-admin", mend="ask one of them, or use sudo")
         uuids = self._named(request.cards, missing=request.stop)
         if request.stop:
-            self._stop(caller, uuids)
-            return []
+            return self._stop(caller, uuids)
 
         def step(conn: Connection, now: float, work: Work) -> list[Asked]:
             asked = []
             for uuid in uuids:
-                at = self._token(uuid, now)
-                due = DueTest(cause=_ASKED, depth=request.depth, asked_at=at, asked_by=caller.user)
-                self._proofs.ask(conn, work, uuid, due)
-                asked.append(Asked(uuid, at))
+                wanted = self._wanted(uuid, request.depth, caller.user, now)
+                self._proofs.ask(conn, work, uuid, wanted)
+                asked.append(Asked(uuid, wanted.asked_at))
             work.dirty = True
             return asked
 
         return self._loop.step(step) or []
+
+    def _wanted(self, uuid: str, depth: str, user: str, now: float) -> DueTest:
+        """The test that serves this request too. Two people's waiting requests are one, as deep as the deeper; what the
+        daemon itself wanted comes back if the request is taken back."""
+        due, running = self._loop.rig.records[uuid].due, self._proofs.running.get(uuid)
+        if due is not None and due.asked_by is not None:
+            begun = running is not None and running.due.asked_at == due.asked_at
+            if not begun or deeper(due.depth, depth) == due.depth:
+                return msgspec.structs.replace(due, depth=deeper(due.depth, depth))
+            due = None  # a deeper test than the one under way: another one
+        return DueTest(cause=_ASKED, depth=depth, asked_at=self._token(uuid, now), asked_by=user, before=due)
 
     def _token(self, uuid: str, now: float) -> float:
         """A time of asking that no other request for the card has."""
@@ -79,41 +91,48 @@ class Verify:
             raise RefusedError(f"card {index} is missing", mend="p104ctl status says more")
         return uuids if missing else [uuid for uuid in uuids if uuid not in absent]
 
-    def _stop(self, caller: Caller, uuids: Sequence[str]) -> None:
+    def _stop(self, caller: Caller, uuids: Sequence[str]) -> list[Asked]:
+        rig = self._loop.rig
+        stopped = []
         for uuid in uuids:
-            record = self._loop.rig.records[uuid]
-            running = self._proofs.running.get(uuid)
+            record, running = rig.records[uuid], self._proofs.running.get(uuid)
             if running is not None and running.due.asked_by is None and is_first(record.verdict, record.proven_bytes):
                 raise RefusedError(
                     f"card {record.identity.index} works only once its memory is proven: its first test is not stopped",
                     mend=f"p104ctl drain {record.identity.index} keeps jobs off it",
                 )
+            due = running.due if running is not None else record.due
+            if due is not None:
+                stopped.append(Asked(uuid, due.asked_at))
 
         def step(conn: Connection, now: float, work: Work) -> bool:
-            for uuid in uuids:
-                self._proofs.stop(conn, work, uuid, now, caller.user)
-                if self._loop.rig.records[uuid].due is not None:
-                    self._proofs.ask(conn, work, uuid, None)
-            work.dirty = True
-            return True
-
-        self._loop.step(step)
-
-    def take_back(self, caller: Caller, asked: Sequence[Asked]) -> None:
-        """End those tests that nobody waits for any more, begun or not."""
-        rig = self._loop.rig
-
-        def step(conn: Connection, now: float, work: Work) -> bool:
-            for each in asked:
-                running, due = self._proofs.running.get(each.uuid), rig.records[each.uuid].due
-                if running is not None and running.due.asked_at == each.asked_at:
-                    self._proofs.stop(conn, work, each.uuid, now, caller.user)
-                if due is not None and due.asked_at == each.asked_at:
+            for each in stopped:
+                self._proofs.stop(conn, work, each.uuid, now, caller.user)
+                if rig.records[each.uuid].due is not None:
                     self._proofs.ask(conn, work, each.uuid, None)
             work.dirty = True
             return True
 
         self._loop.step(step)
+        return stopped
+
+    def take_back(self, caller: Caller, asked: Sequence[Asked]) -> None:
+        """End those tests that nobody waits for any more, begun or not; what had been wanted before is wanted again."""
+        rig = self._loop.rig
+        alone = [each for each in asked if not self._watched[each]]
+
+        def step(conn: Connection, now: float, work: Work) -> bool:
+            for each in alone:
+                running, due = self._proofs.running.get(each.uuid), rig.records[each.uuid].due
+                if running is not None and running.due.asked_at == each.asked_at:
+                    self._proofs.stop(conn, work, each.uuid, now, caller.user)
+                if due is not None and due.asked_at == each.asked_at:
+                    self._proofs.ask(conn, work, each.uuid, due.before)
+            work.dirty = True
+            return True
+
+        if alone:
+            self._loop.step(step)
 
     def state(self, asked: Sequence[Asked]) -> p.Verified:
         """How the tests asked for stand."""
@@ -137,13 +156,13 @@ class Verify:
         row = store.test(conn, test_id) if test_id is not None else None
         if row is not None:
             return proofviews.recorded(rig, proofs, row)
-        # Another request came before this one had begun: what it asked for is gone.
         due = DueTest(cause=_ASKED, depth="quick", asked_at=asked.asked_at)
-        return msgspec.structs.replace(proofviews.waiting(record, due, ""), state="stopped", text="asked for anew")
+        return msgspec.structs.replace(proofviews.waiting(record, due, ""), state="stopped", text="it had not begun")
 
     async def watch(self, caller: Caller, asked: Sequence[Asked]) -> AsyncGenerator[bytes, None]:
         """Lines of ``Verified`` until all has ended. Whoever stops listening before that ends the tests."""
         changed = self._proofs.subscribe()
+        self._watched.update(asked)
         done = False
         try:
             while not done:
@@ -157,6 +176,7 @@ class Verify:
                     await asyncio.sleep(_EVERY_SECONDS)
         finally:
             self._proofs.unsubscribe(changed)
+            self._watched.subtract(asked)
             if not done:
                 self.take_back(caller, asked)
 

@@ -8,6 +8,7 @@ from p104d.core.card import DueTest
 from p104d.core.job import JobState
 from p104d.processes.attempt import Key, LaunchSpec
 from p104d.store.cards import CardRecord
+from p104d.store.results import Result
 
 
 class BegunTest(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,8 +24,8 @@ class Work(msgspec.Struct, kw_only=True):
     """Filled while the transaction is open; acted on only once it is durable.
 
     ``launch_cards`` are the cards of each launch: a memory test there has to be gone first. ``tests_left`` are tests
-    that are over (card and record), ``cards`` records that were saved and hold from now on, ``tests_next_at`` when all
-    cards are to be tested again (Unix time).
+    that are over (card and record), ``findings`` what they found, for the log; ``cards`` records that were saved and
+    hold from now on, ``tests_next_at`` when all cards are to be tested again (Unix time).
     """
 
     launches: list[LaunchSpec] = []
@@ -33,10 +34,12 @@ class Work(msgspec.Struct, kw_only=True):
     stops: list[Key] = []
     kills: list[Key] = []
     ended: dict[int, JobState] = {}
+    results: list[Result] = []
     tests: list[BegunTest] = []
     tests_left: dict[str, int] = {}
     cards: dict[str, CardRecord] = {}
     tests_next_at: float | None = None
+    findings: list[str] = []
     dirty: bool = False
     notify: bool = False
     running_changed: bool = False

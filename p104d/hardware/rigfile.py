@@ -110,7 +110,8 @@ class _Reader:
         except msgspec.ValidationError as error:
             reason, _, path = str(error).partition(" - at ")
             key = path.strip("`").removeprefix("$").lstrip(".")
-            self.refuse(f"{where}, key {key!r}" if key else where, reason[:1].lower() + reason[1:])
+            named = ", ".join(filter(None, (where, f"key {key!r}" if key else "")))
+            self.refuse(named, reason[:1].lower() + reason[1:])
 
     def size(self, text: str | None, where: str, key: str) -> int | None:
         if text is None:

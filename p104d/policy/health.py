@@ -126,7 +126,8 @@ def card_condition(
 
     ``report`` None: the driver does not list it. ``suspected`` is the suspicion kept from before; ``xids`` are new
     ones; ``drained`` a person's wish; ``verifying`` that its memory is being tested; ``proven`` that a test stands
-    behind its verdict: then a job may push the present test aside; ``finding`` what that test said. ``jobs`` is how many of ours are on it.
+    behind its verdict: then a job may push the present test aside; ``finding`` what that test said. ``jobs`` is how
+    many of ours are on it.
     """
     if report is None:
         return Condition(state=CardState.MISSING, note="the driver does not see it", closed="missing")

@@ -11,11 +11,15 @@ from collections.abc import Sequence
 import msgspec
 
 from p104d.core.card import DueTest, Proof, Verdict
+from p104d.core.units import format_size
 
 #: Verdicts with which a card works; ``locked`` only once its memory was tested (it has proven bytes).
 GOOD = frozenset({Verdict.PROVEN, Verdict.LOCKED})
 #: A proof that covered less than this part of the memory is made again when others have let go of the rest.
 ENOUGH_COVERAGE = 0.98
+#: A test of less than this part shows too little: see ``too_little_left``.
+LEAST_COVERAGE = 0.55
+_DEPTHS = ("quick", "full", "thorough")
 #: Doubts of a job's making ask for a test no more often than this, or a broken program would keep the card busy.
 DOUBT_EVERY_SECONDS = 3600.0
 #: Memory that others hold has to fall by this much before a thin proof is made again.
@@ -44,6 +48,50 @@ def is_proven(verdict: Verdict, proven_bytes: int | None) -> bool:
 def is_first(verdict: Verdict, proven_bytes: int | None) -> bool:
     """Whether nothing was tested yet: the card waits for its first proof."""
     return proven_bytes is None and verdict in (Verdict.UNVERIFIED, Verdict.LOCKED)
+
+
+def deeper(one: str, other: str) -> str:
+    """The deeper of two depths."""
+    return max(one, other, key=_DEPTHS.index)
+
+
+def too_little_left(foreign_bytes: int, total_bytes: int | None) -> str | None:
+    """Why a card cannot be tested while others hold so much of it; None: enough is left to show what it has.
+
+    What is tested has to be more than half: a card with half of the memory that it reports must not pass because the
+    other half was never looked at.
+    """
+    if not total_bytes or foreign_bytes <= (1 - LEAST_COVERAGE) * total_bytes:
+        return None
+    return f"others hold {format_size(foreign_bytes)} of its {format_size(total_bytes)}"
+
+
+def may_lift(
+    verdict: Verdict,
+    proof: Proof | None,
+    due: DueTest,
+    *,
+    coverage: float,
+    driver: str | None,
+    vbios: str | None,
+    total_bytes: int | None,
+) -> bool:
+    """Whether a test without errors makes a card good that is known as bad.
+
+    Not one that saw less of the memory than the one that condemned it, whoever asked. Beyond that a person who asked
+    has looked into the cause; the daemon's own tests lift only what they would have found: as deep as the one that
+    condemned, and either that one just could not finish, or the card is not what it was (ROM, size, driver).
+    """
+    if verdict in GOOD or verdict is Verdict.UNVERIFIED or proof is None:
+        return True
+    if coverage < ENOUGH_COVERAGE and proof.coverage is not None and coverage < proof.coverage:
+        return False
+    if due.asked_by is not None:
+        return True
+    if deeper(due.depth, proof.depth) != due.depth:
+        return False
+    changed = (driver, vbios, total_bytes) != (proof.driver, proof.vbios, proof.total_bytes)
+    return verdict is Verdict.FAILED or changed
 
 
 def is_thin(proof: Proof | None) -> bool:

@@ -12,14 +12,14 @@ import msgspec
 import pytest
 from test_rig import Bench, report, uuid
 
-from p104d.core.card import Verdict
+from p104d.core.card import DueTest, Verdict
 from p104d.core.units import MIB
 from p104d.daemon import proofs as proofs_module
 from p104d.daemon.config import Config, VerifyConfig, settle
 from p104d.daemon.events import TestOver as Over
 from p104d.daemon.proofs import Proofs
 from p104d.daemon.work import Work
-from p104d.memtest.messages import Depth
+from p104d.memtest.messages import BadCell, Depth, Failure, Fault
 from p104d.memtest.messages import TestResult as Result
 from p104d.memtest.tester import EndKind
 from p104d.memtest.tester import TestEnd as End
@@ -44,12 +44,22 @@ GOOD = Result(
 )
 
 
+THIN = msgspec.structs.replace(GOOD, tested_bytes=5000 * MIB)
+ALIASED = msgspec.structs.replace(
+    GOOD, errors=1000, aliased=1000, alias_offset=4 << 30, fault=Fault.ALIASING, cells=(BadCell(0, 1000, 1),)
+)
+
+
 class FakeTester:
     """A test that ends when it is told to."""
 
     def __init__(self, config: Any, *, on_progress: Any, on_end: Callable[[End], None], time_limit: float) -> None:
         assert time_limit > 0
-        self.config, self.end, self.killed, self.pid = config, on_end, False, 4242
+        self.config, self.killed, self.pid, self.ended, self._on_end = config, False, 4242, False, on_end
+
+    def end(self, end: End) -> None:
+        self.ended = True
+        self._on_end(end)
 
     def kill(self) -> asyncio.Task[bool]:
         self.killed = True
@@ -237,8 +247,6 @@ def test_a_test_that_cannot_finish_is_a_verdict_but_not_one_that_was_killed(desk
 
 def test_only_who_asked_clears_a_suspicion(desk: Callable[..., Desk]) -> None:
     async def run() -> None:
-        from p104d.core.card import DueTest
-
         d = desk(schedule="")
         await d.prove()
         d.bench.rig.records[CARD] = msgspec.structs.replace(d.record, suspect="XID 62")
@@ -254,8 +262,6 @@ def test_only_who_asked_clears_a_suspicion(desk: Callable[..., Desk]) -> None:
 
 def test_a_request_that_came_meanwhile_is_served_by_another_test(desk: Callable[..., Desk]) -> None:
     async def run() -> None:
-        from p104d.core.card import DueTest
-
         d = desk(schedule="")
         d.step()
         later = DueTest(cause="asked for", depth="full", asked_at=2e9, asked_by="eva")
@@ -265,5 +271,65 @@ def test_a_request_that_came_meanwhile_is_served_by_another_test(desk: Callable[
         assert d.proofs.outcome(CARD, 2e9) is None
         d.step()
         assert d.proofs.running[CARD].due == later
+
+    asyncio.run(run())
+
+
+def test_a_bad_verdict_is_not_lifted_by_less_than_what_found_it(desk: Callable[..., Desk]) -> None:
+    async def run() -> None:
+        d = desk(schedule="")
+        d.step()
+        await d.finish(End(kind=EndKind.FINISHED, result=ALIASED))
+        assert d.record.verdict is Verdict.ALIASED
+        proof = d.record.proof
+        # By itself, or with less of the memory: found good, recorded, and not believed.
+        for by, result in ((None, GOOD), ("eva", THIN)):
+            due = DueTest(cause="why", depth="quick", asked_at=4e9 + (by is not None), asked_by=by)
+            d.step(lambda conn, work, due=due: d.proofs.ask(conn, work, CARD, due), at=4e9)
+            await d.finish(End(kind=EndKind.FINISHED, result=result), 4e9)
+            card, rows = d.stored()
+            assert rows[0].verdict == "proven" and card.verdict is d.record.verdict is Verdict.ALIASED
+            assert card.proof == proof and card.due is None
+        due = DueTest(cause="asked for", depth="quick", asked_at=5e9, asked_by="eva")
+        d.step(lambda conn, work: d.proofs.ask(conn, work, CARD, due), at=5e9)
+        await d.finish(End(kind=EndKind.FINISHED, result=GOOD), 5e9)
+        assert d.record.verdict is Verdict.PROVEN
+
+    asyncio.run(run())
+
+
+def test_memory_that_others_hold_is_no_fault_of_the_card(desk: Callable[..., Desk]) -> None:
+    async def run() -> None:
+        d = desk(schedule="")
+        d.step()
+        d.bench.alive.add(77)
+        d.bench.cycle(report(0, used=7 << 30, processes=[(77, 7 << 30)]))
+        full = Failure(text="cuCtxCreate_v2 failed: out of memory", call="cuCtxCreate_v2", code=2)
+        await d.finish(End(kind=EndKind.FAILED, failure=full, text=full.text))
+        card, rows = d.stored()
+        assert card.verdict is Verdict.UNVERIFIED and rows[0].state == "interrupted" and "others hold" in rows[0].text
+        d.step(at=1e9 + 100)
+        assert not d.proofs.running and "others hold 7.0 GiB" in d.proofs.waiting_because(CARD, [])
+        d.bench.cycle(report(0, processes=[]))
+        d.step(at=1e9 + 101)
+        assert CARD in d.proofs.running
+        # Nobody else is there: then it is the card that has no memory.
+        await d.finish(End(kind=EndKind.FAILED, failure=full, text=full.text), 1e9 + 102)
+        assert d.record.verdict is Verdict.FAILED
+
+    asyncio.run(run())
+
+
+def test_what_the_daemon_wanted_deeper_is_still_wanted_after_a_shallow_request(desk: Callable[..., Desk]) -> None:
+    async def run() -> None:
+        d = desk(schedule="")
+        await d.prove()
+        wanted = DueTest(cause="XID 62", depth="full", asked_at=2e9)
+        for depth, left in (("quick", wanted), ("thorough", None)):
+            due = DueTest(cause="asked for", depth=depth, asked_at=3e9 + len(depth), asked_by="eva", before=wanted)
+            d.step(lambda conn, work, due=due: d.proofs.ask(conn, work, CARD, due), at=3e9, jobs=(1,))
+            d.step(at=3e9)
+            await d.finish(End(kind=EndKind.FINISHED, result=GOOD), 3e9)
+            assert d.record.due == left
 
     asyncio.run(run())
