@@ -72,6 +72,7 @@ install_files() {
         echo "installed $root/usr/local/bin/$command"
     done
     put 644 systemd/p104d.service /etc/systemd/system/p104d.service
+    put 644 systemd/p104d-metrics.socket /etc/systemd/system/p104d-metrics.socket
     put 644 systemd/p104d.sysusers.conf /etc/sysusers.d/p104d.conf
     put 644 systemd/p104d.tmpfiles.conf /etc/tmpfiles.d/p104d.conf
 

@@ -8,12 +8,12 @@ root=${DESTDIR%/}
 [ -n "$root" ] || [ "$(id -u)" = 0 ] || fail "make uninstall needs root: sudo make uninstall"
 
 if [ -z "$root" ] && [ -d /run/systemd/system ]; then
-    systemctl disable --now --quiet p104d.service 2>/dev/null || true
+    systemctl disable --now --quiet p104d.service p104d-metrics.socket 2>/dev/null || true
 fi
 
 rm -rf "$root/opt/p104d"
 rm -f "$root/usr/local/bin/p104d" "$root/usr/local/bin/p104ctl" \
-    "$root/etc/systemd/system/p104d.service" "$root/etc/sysusers.d/p104d.conf" "$root/etc/tmpfiles.d/p104d.conf" \
+    "$root/etc/systemd/system/p104d.service" "$root/etc/systemd/system/p104d-metrics.socket" "$root/etc/sysusers.d/p104d.conf" "$root/etc/tmpfiles.d/p104d.conf" \
     "$root/usr/local/share/bash-completion/completions/p104ctl" \
     "$root"/usr/local/share/man/man1/p104ctl.1 "$root"/usr/local/share/man/man1/p104ctl-*.1
 
