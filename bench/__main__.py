@@ -10,7 +10,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 
-from bench import rows_bulk, rows_cli, rows_dispatch, rows_drain, rows_idle, rows_million
+from bench import rows_bulk, rows_cli, rows_dispatch, rows_drain, rows_idle, rows_million, rows_telemetry
 from bench.setting import Measure, Setting
 from bench.table import Row, render
 from p104d.core.errors import P104Error
@@ -22,6 +22,8 @@ ROWS: dict[str, Measure] = {
     "drain": rows_drain.measure,
     "million": rows_million.measure,
     "idle": rows_idle.measure,
+    "telemetry": rows_telemetry.measure_store,
+    "looking": rows_telemetry.measure_looking,
 }
 
 

@@ -14,6 +14,8 @@ from p104d.policy.health import throttle_names
 #: Seconds between slow questions: fan and link, and the process list where memory did not change.
 SLOW_SECONDS = 5.0
 PROCESS_SECONDS = 10.0
+#: The driver counts for 20 ms before it answers each of the two PCIe questions.
+PCIE_SECONDS = 10.0
 #: A change of used memory that makes the process list worth its 4.5 ms.
 _MEMORY_CHANGE_BYTES = MIB
 #: Identity that could not be read is asked for again after this long.
@@ -59,6 +61,8 @@ class CardReader:
         self._unknown: Exception | None = None
         self._slow_at = self._processes_at = float("-inf")
         self._slow: dict[str, Any] = {}
+        self._pcie_at = float("-inf")
+        self._pcie: dict[str, Any] = {}
         self._memory_seen: int | None = None
         self._memory_v2 = True
         # Cards take turns with their slow questions, so that no cycle asks all of them.
@@ -71,7 +75,7 @@ class CardReader:
     def forget(self) -> None:
         """The driver was closed: handles are void, and what it did not support the next one may."""
         self.handle, self.listening = None, False
-        self._identity_at = self._slow_at = self._processes_at = float("-inf")
+        self._identity_at = self._slow_at = self._processes_at = self._pcie_at = float("-inf")
         self._absent.clear()
         self._memory_v2 = True
 
@@ -96,7 +100,7 @@ class CardReader:
             reading = CardReading()
         if self.fault is not None:
             # A fault may be a passing one: what was not told meanwhile is asked anew.
-            self._slow_at = self._processes_at = float("-inf")
+            self._slow_at = self._processes_at = self._pcie_at = float("-inf")
         return CardReport(identity=self._identify(now), reading=reading, fault=self.fault, fault_text=self._fault_text)
 
     def _judge_silence(self) -> None:
@@ -159,7 +163,7 @@ class CardReader:
         memory_clock = self._number("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM, most=50_000)
         throttle = self._number("nvmlDeviceGetCurrentClocksThrottleReasons", most=2**63)
         processes = self._processes(now, used)
-        slow = self._slow_readings(now)
+        slow = self._slow_readings(now) | self._pcie_readings(now)
         return CardReading(
             memory_used_bytes=used,
             temperature_celsius=temperature,
@@ -211,6 +215,21 @@ class CardReader:
                 "fan_manual": None if fan_policy is None else fan_policy == nvml.NVML_FAN_POLICY_MANUAL,
             }
         return self._slow
+
+    def _pcie_readings(self, now: float) -> dict[str, Any]:
+        """Bytes a second over the link, asked so seldom that the wait hardly counts; cards take turns."""
+        if now - self._pcie_at >= PCIE_SECONDS:
+            first = self._pcie_at == float("-inf")
+            self._pcie_at = now - (self._stagger * PCIE_SECONDS if first else 0.0)
+            self._pcie = {
+                "pcie_receive_bytes_per_second": self._throughput(self._nvml.NVML_PCIE_UTIL_RX_BYTES),
+                "pcie_transmit_bytes_per_second": self._throughput(self._nvml.NVML_PCIE_UTIL_TX_BYTES),
+            }
+        return self._pcie
+
+    def _throughput(self, counter: int) -> int | None:
+        kilobytes = self._number("nvmlDeviceGetPcieThroughput", counter, most=64_000_000)
+        return None if kilobytes is None else kilobytes * 1000
 
     def _identify(self, now: float) -> CardIdentity:
         """Read once; what could not be read then is tried again every few seconds."""

@@ -126,6 +126,13 @@ def _clock(card: SimulatedCard, now: float, kind: Any, clock: Any) -> int:
     return SUCCESS
 
 
+def _throughput(card: SimulatedCard, now: float, counter: Any, kilobytes: Any) -> int:
+    """A job's process keeps an eighth of the link busy one way, a hundredth the other; counter 1: received."""
+    share = 0 if not card.busy(now) else 8 if int(getattr(counter, "value", counter)) == 1 else 100
+    kilobytes._obj.value = int(card.spec.host_to_device / 1000 / share) if share else 0
+    return SUCCESS
+
+
 def _max_clock(_card: SimulatedCard, _now: float, kind: Any, clock: Any) -> int:
     clock._obj.value = 5005 if int(kind.value) == 2 else 1911
     return SUCCESS
@@ -164,6 +171,7 @@ DEVICE: dict[str, Callable[..., int]] = {
     "nvmlDeviceGetGraphicsRunningProcesses_v3": _no_processes,
     "nvmlDeviceGetClockInfo": _clock,
     "nvmlDeviceGetMaxClockInfo": _max_clock,
+    "nvmlDeviceGetPcieThroughput": _throughput,
     "nvmlDeviceGetTemperatureThreshold": _threshold,
     "nvmlDeviceGetPowerManagementLimitConstraints": _power_bounds,
     "nvmlDeviceGetCudaComputeCapability": _capability,
