@@ -60,7 +60,8 @@ def _pattern(item: Field) -> UserPattern:
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name, re.ASCII):
         raise fields["name"].error(f"{fields['name'].shown()} is not a measurement's name", "use a-z, 0-9 and _")
     if name in RESERVED_NAMES:
-        raise fields["name"].error(f"{fields['name'].shown()} is read from tqdm or llama.cpp", "choose another name")
+        taken = f"{fields['name'].shown()} is a name of p104d's own measurements"
+        raise fields["name"].error(taken, "choose another name")
     pattern = text_of(fields["pattern"], "a pattern", mend)
     try:
         check_pattern(pattern)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from sqlalchemy.engine import Connection
 
@@ -14,7 +16,7 @@ from p104d.engines.measure import OutputParser
 from p104d.policy.retry import After, Ending, How, Stop, after_end, backoff_seconds
 from p104d.processes import logs
 from p104d.processes.attempt import ExitRecord, Key, Look, LookKind
-from p104d.store import moves, reads
+from p104d.store import lists, moves, reads, results
 from p104d.store.reads import JobFacts
 
 #: Of a longer log only its beginning (where engines tell what they loaded) and its end are read for measurements.
@@ -30,7 +32,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt's end as its folder tells it, with what was measured; all reading of files is done by now.
 
     ``never_seen`` tells that its processes were looked for on its cards and never found; ``complaint`` is an error in
-    its output that may be its card's fault.
+    its output that may be its card's fault; ``model`` is what it said it loaded.
     """
 
     key: Key
@@ -40,6 +42,16 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     never_seen: bool = False
     measurements: tuple[Measurement, ...] = ()
     complaint: str | None = None
+    model: str | None = None
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True):
+    """What the output of an ended attempt told. ``model`` is what it said it loaded; ``whole`` that every line of it
+    was read, so that what it counted is all there was."""
+
+    measurements: tuple[Measurement, ...] = ()
+    model: str | None = None
+    whole: bool = False
 
 
 def against_card(folder: str, look: Look | None) -> str | None:
@@ -52,10 +64,10 @@ def against_card(folder: str, look: Look | None) -> str | None:
         return None
 
 
-def measure(folder: str, job: JobFacts | None, look: Look | None) -> tuple[Measurement, ...]:
-    """What the output of an ended attempt tells. Never raises: a log that cannot be read measures nothing."""
+def read_output(folder: str, job: JobFacts | None, look: Look | None) -> Output:
+    """What the output of an ended attempt tells. Never raises: a log that cannot be read tells nothing."""
     if job is None or not job.spec.measure or look is None or look.exit is None or not look.exit.log_bytes:
-        return ()
+        return Output(whole=look is not None and look.exit is not None and not look.exit.log_bytes)
     try:
         # The bounds on what is read bound the work too: a finished log may take all the time it needs.
         parser = OutputParser(job.spec.measure, cpu_share=1.0)
@@ -66,8 +78,20 @@ def measure(folder: str, job: JobFacts | None, look: Look | None) -> tuple[Measu
             parser.feed(b"\n")  # what is left out must not join two lines into one
         parser.feed(logs.read(folder, tail=min(_TAIL_BYTES, total - head)))
     except (OSError, ValueError):
-        return ()
-    return tuple(parser.result())
+        return Output()
+    kept = total >= look.exit.log_bytes and not look.exit.dropped_bytes
+    return Output(
+        measurements=tuple(parser.result()),
+        model=parser.model,
+        whole=kept and total <= head + _TAIL_BYTES and not parser.skipped_bytes,
+    )
+
+
+def together(read: Sequence[Measurement], used: Sequence[Measurement]) -> tuple[Measurement, ...]:
+    """What was read from the output with what was used of the cards, each name once: a pattern of a user's may have
+    had a name before it meant something here."""
+    taken = {each.name for each in read}
+    return (*read, *(each for each in used if each.name not in taken))
 
 
 def finish(conn: Connection, done: Finished, work: Work, now: float) -> None:
@@ -91,16 +115,42 @@ def finish(conn: Connection, done: Finished, work: Work, now: float) -> None:
     work.dirty = True
     work.running_changed |= job.spec.cards > 0
     state = target(after.move)
+    if state is JobState.SUCCEEDED and done.measurements:
+        _keep(conn, done, job, ended, work)
     if state in ENDED:
-        settle(conn, job, state, after.reason, work, now)
+        record = done.look.exit if done.look is not None else None
+        settle(conn, job, state, after.reason, work, now, record.wall_seconds if record is not None else None)
 
 
-def settle(conn: Connection, job: JobFacts, state: JobState, reason: str, work: Work, now: float) -> None:
+def _keep(conn: Connection, done: Finished, job: JobFacts, ended: moves.Ended, work: Work) -> None:
+    """Put what it measured on record. The label ``model`` goes before what the output said."""
+    ran = done.look.exit if done.look is not None else None
+    result = results.Result(
+        at=ended.at,
+        job_id=job.id,
+        attempt=done.key.number,
+        name=job.name,
+        model=job.spec.labels.get("model") or done.model,
+        user=job.user,
+        uid=job.uid,
+        card_uuids=tuple(lists.cards_of(conn, [job.id]).get((job.id, done.key.number), ())),
+        seconds=ran.wall_seconds if ran is not None else None,
+        measurements=done.measurements,
+    )
+    if results.record(conn, result):
+        work.results.append(result)
+
+
+def settle(
+    conn: Connection, job: JobFacts, state: JobState, reason: str, work: Work, now: float, ran: float | None = None
+) -> None:
     """What follows from a job's final state, for others and for those who want to be told."""
     work.ended[job.id] = state
+    work.ends.append((state, reason, ran))
     work.notify |= owe_for_job(conn, job, state, reason, now)
     for cancelled in moves.settle_dependents(conn, job.id, job.document_id, state, now):
         work.ended[cancelled] = JobState.CANCELLED
+        work.ends.append((JobState.CANCELLED, f"job {job.id}, which it needed, ended", None))
         dependent = reads.facts(conn, cancelled)
         if dependent is not None and dependent.spec.notify is not None:
             work.notify |= owe_for_job(conn, dependent, JobState.CANCELLED, f"job {job.id} {reason}", now)

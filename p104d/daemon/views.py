@@ -11,10 +11,13 @@ from sqlalchemy.engine import Row
 from p104d.api import messages as m
 from p104d.api.service import Caller
 from p104d.core.errors import NotFoundError
+from p104d.core.job import JobSpec, UserPattern
 from p104d.core.units import iso
+from p104d.daemon.progress import Current
 from p104d.store.submit import StoredEnv
 
 _decode_json = msgspec.json.Decoder().decode
+_decode_spec = msgspec.json.Decoder(JobSpec).decode
 _decode_labels = msgspec.json.Decoder(type=dict[str, Any]).decode
 KEPT = "(kept from the caller)"
 
@@ -24,9 +27,22 @@ def may_see(caller: Caller, uid: int) -> bool:
     return caller.uid in (uid, 0)
 
 
-def listed_job(row: Row[Any], cards: Sequence[str], caller: Caller, because: str | None) -> m.ListedJob:
-    """A row of ``lists.job_rows`` as ``list`` shows it."""
-    return m.ListedJob(**_common(row, cards, caller, because))
+def listed_job(
+    row: Row[Any], cards: Sequence[str], caller: Caller, because: str | None, current: Current | None = None
+) -> m.ListedJob:
+    """A row of ``lists.job_rows`` as ``list`` shows it; ``current`` of a running job, where it was looked at."""
+    return m.ListedJob(**_common(row, cards, caller, because), **_running(current))
+
+
+def _running(current: Current | None) -> dict[str, Any]:
+    """How a running job is doing; nothing for others."""
+    if current is None:
+        return {}
+    return {
+        "measurements": [m.Measurement(name=e.name, value=e.value, unit=e.unit) for e in current.measurements],
+        "progress_percent": current.percent,
+        "estimated_end_at": iso(current.ends_at),
+    }
 
 
 def _common(row: Row[Any], cards: Sequence[str], caller: Caller, because: str | None) -> dict[str, Any]:
@@ -51,6 +67,11 @@ def _common(row: Row[Any], cards: Sequence[str], caller: Caller, because: str | 
     }
 
 
+def measured(row: Row[Any]) -> tuple[str | UserPattern, ...]:
+    """What is to be read from the output of a row's job."""
+    return _decode_spec(row.spec).measure
+
+
 def full_job(
     row: Row[Any],
     *,
@@ -61,12 +82,14 @@ def full_job(
     measurements: Sequence[Row[Any]],
     env: StoredEnv | None,
     after: list[int],
+    current: Current | None = None,
 ) -> m.Job:
-    """A row with its attempts as ``show`` prints it."""
+    """A row with its attempts as ``show`` prints it; ``current`` of a running job, where it was looked at."""
+    measured = [m.Measurement(name=each.name, value=each.value, unit=each.unit) for each in measurements]
     return m.Job(
         **_common(row, cards.get((row.id, row.attempts), ()), caller, because),
+        **{"measurements": measured, **_running(current)},
         attempts=[_attempt(each, cards.get((row.id, each.number), ())) for each in attempts],
-        measurements=[m.Measurement(name=each.name, value=each.value, unit=each.unit) for each in measurements],
         spec=_spec(row, env) if may_see(caller, row.uid) else None,
         after=after,
     )

@@ -4,8 +4,9 @@ Measurements and their units, stable names:
 
 - ``tqdm``: ``iterations_per_second`` (it/s), ``seconds_per_iteration`` (s/it), ``iterations`` (it): see ``TqdmReader``.
 - ``llama.cpp``: ``prompt_tokens_per_second``, ``generation_tokens_per_second`` (tokens/s), ``prompt_tokens``,
-  ``generation_tokens`` (tokens), ``load_seconds`` (s): see ``LlamaReader``.
-- a user's pattern: its own name and unit, the last value seen: see ``PatternReader``.
+  ``generation_tokens`` (tokens), ``load_seconds`` (s), ``items`` (requests): see ``LlamaReader``.
+- a user's pattern: its own name and unit, the last value seen: see ``PatternReader``. A pattern named ``items`` counts
+  in place of what others take for an item; one named ``progress`` says how far the job is, in per cent.
 
 Output is looked at in pieces of 64 KiB. A piece without any of the few words that matter costs a search for them and
 nothing else. Lines end at ``\\n`` or ``\\r``; of a line longer than 4 KiB only the beginning is looked at. The time
@@ -21,15 +22,16 @@ from collections.abc import Callable, Sequence
 
 from p104d.core.job import Measurement, UserPattern
 from p104d.engines.measure_llama import LlamaReader
+from p104d.engines.measure_names import BARS, ITEMS, LLAMA, PROGRESS, USAGE
 from p104d.engines.measure_pattern import PatternReader, check_pattern
-from p104d.engines.measure_tqdm import TqdmReader
+from p104d.engines.measure_tqdm import Progress, TqdmReader
 
-__all__ = ["PARSERS", "RESERVED_NAMES", "OutputParser", "check_pattern"]
+__all__ = ["ITEMS", "PARSERS", "PROGRESS", "RESERVED_NAMES", "OutputParser", "Progress", "check_pattern"]
 
 #: What ``measure:`` may name.
 PARSERS = ("tqdm", "llama.cpp")
 #: Names that a user's pattern may not take.
-RESERVED_NAMES = frozenset(TqdmReader.names + LlamaReader.names)
+RESERVED_NAMES = frozenset(BARS + LLAMA + USAGE)
 
 PIECE_BYTES = 64 * 1024
 MAX_LINE_BYTES = 4096
@@ -76,13 +78,38 @@ class OutputParser:
             self._piece(chunk[start : start + PIECE_BYTES])
 
     def result(self) -> list[Measurement]:
-        """What was read so far, the unfinished last line included; may be asked at any time, and again."""
-        readers = self._readers
-        if self._line and not self._overlong:
-            readers = copy.deepcopy(readers)
-            for reader in readers:
+        """What was read so far, the unfinished last line included; may be asked at any time, and again. Every name
+        comes once; what a user's pattern calls ``items`` stands for what others call so."""
+        found: dict[str, Measurement] = {}
+        for reader in self._up_to_now():
+            for measurement in reader.result():
+                if isinstance(reader, PatternReader) or measurement.name not in found:
+                    found[measurement.name] = measurement
+        return list(found.values())
+
+    def progress(self) -> Progress | None:
+        """How far the job is: by a user's pattern of that name, else by its progress bars; None: nobody says."""
+        readers = self._up_to_now()
+        for reader in readers:
+            if isinstance(reader, PatternReader):
+                for measurement in reader.result():
+                    if measurement.name == PROGRESS and 0 <= measurement.value <= 100:
+                        return Progress(measurement.value / 100, None)
+        return next((reader.progress() for reader in readers if isinstance(reader, TqdmReader)), None)
+
+    @property
+    def model(self) -> str | None:
+        """The model that the job said it loaded."""
+        return next((reader.model for reader in self._up_to_now() if isinstance(reader, LlamaReader)), None)
+
+    def _up_to_now(self) -> list[Reader]:
+        if not self._line or self._overlong:
+            return self._readers
+        readers = copy.deepcopy(self._readers)
+        for reader in readers:
+            if not reader.needles or _has_any(reader.needles, self._line):
                 reader.read_line(self._line)
-        return [measurement for reader in readers for measurement in reader.result()]
+        return readers
 
     def _piece(self, piece: bytes) -> None:
         """Whole lines are read; what follows the last line end waits for the next piece."""

@@ -8,6 +8,9 @@ from typing import ClassVar
 import msgspec
 
 from p104d.core.job import Measurement
+from p104d.engines.measure_bench import BenchReader
+from p104d.engines.measure_model import ModelReader
+from p104d.engines.measure_names import ITEMS, LLAMA
 
 _TIME = re.compile(
     rb"(?:^|[\s|:])(?P<what>prompt eval|generation eval|eval|load) time {0,8}= {0,16}(?P<ms>\d{1,12}(?:\.\d{1,6})?) ms"
@@ -39,24 +42,31 @@ class LlamaReader:
     where there are any, else those that a context prints when it ends (``llama_print_timings:``,
     ``llama_perf_context_print:``, ``common_perf_print:``), so that nothing counts twice. Requests in parallel slots
     each have their own time: the speed is that of one request, not of the server. Where neither is printed, the
-    speeds are those of llama-cli's last ``[ Prompt: ... t/s | Generation: ... t/s ]``, and tokens are unknown.
-    ``load_seconds`` is the last load time printed.
+    speeds are those of llama-bench, else those of llama-cli's last ``[ Prompt: ... t/s | Generation: ... t/s ]``, and
+    tokens are unknown. ``load_seconds`` is the last load time printed, ``items`` the requests that a server answered.
+    ``model`` is the model that was loaded.
     """
 
-    names: ClassVar[tuple[str, ...]] = (
-        "prompt_tokens_per_second",
-        "generation_tokens_per_second",
-        "prompt_tokens",
-        "generation_tokens",
-        "load_seconds",
+    names: ClassVar[tuple[str, ...]] = LLAMA
+    needles: ClassVar[tuple[tuple[bytes, bytes], ...]] = (
+        (b"=", b" time"),
+        (b"/", b" t/s | "),
+        *BenchReader.needles,
+        *ModelReader.needles,
     )
-    needles: ClassVar[tuple[tuple[bytes, bytes], ...]] = ((b"=", b" time"), (b"/", b" t/s | "))
 
     def __init__(self) -> None:
         self._server = _Source(_Total(), _Total())
         self._context = _Source(_Total(), _Total())
         self._rates: tuple[float, float] | None = None
         self._load_milliseconds: float | None = None
+        self._requests = 0
+        self._bench, self._model = BenchReader(), ModelReader()
+
+    @property
+    def model(self) -> str | None:
+        """The model that was loaded, as far as it was printed."""
+        return self._model.model
 
     def read_line(self, line: bytes) -> None:
         """Take one line; the time of day that may begin it does not matter."""
@@ -66,12 +76,15 @@ class LlamaReader:
             return
         match = _TIME.search(line)
         if match is None:
+            self._bench.read_line(line)
+            self._model.read_line(line)
             return
         milliseconds = float(match["ms"])
         if match["what"] == b"load":
             self._load_milliseconds = milliseconds
         elif match["n"] is not None:
             source = self._context if _is_context(line[: match.start("what")]) else self._server
+            self._requests += source is self._server and match["what"] != b"prompt eval"
             total = source.prompt if match["what"] == b"prompt eval" else source.generation
             total.tokens += int(match["n"])
             total.milliseconds += milliseconds
@@ -82,11 +95,16 @@ class LlamaReader:
         source = self._server if server else self._context
         prompt, generation = self._rates or (0.0, 0.0)
         figures = (
-            ("prompt_tokens_per_second", _rate(source.prompt) or prompt, "tokens/s"),
-            ("generation_tokens_per_second", _rate(source.generation) or generation, "tokens/s"),
+            ("prompt_tokens_per_second", _rate(source.prompt) or self._bench.prompt_rate or prompt, "tokens/s"),
+            (
+                "generation_tokens_per_second",
+                _rate(source.generation) or self._bench.generation_rate or generation,
+                "tokens/s",
+            ),
             ("prompt_tokens", float(source.prompt.tokens), "tokens"),
             ("generation_tokens", float(source.generation.tokens), "tokens"),
             ("load_seconds", (self._load_milliseconds or 0.0) / 1000, "s"),
+            (ITEMS, float(self._requests), "requests"),
         )
         return [Measurement(name=name, value=value, unit=unit) for name, value, unit in figures if value > 0]
 

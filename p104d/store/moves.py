@@ -100,9 +100,10 @@ def place(conn: Connection, start: Start, *, now: float, boot_id: str, ends_by: 
     for position, (uuid, reserved) in enumerate(zip(start.cards, start.reserved_bytes, strict=True)):
         sql.run(
             conn,
-            "INSERT INTO attempt_cards (job_id, number, position, card_uuid, reserved_bytes, exclusive) "
-            "VALUES (?,?,?,?,?,?)",
-            (start.job_id, number, position, uuid, reserved, int(start.exclusive)),
+            "INSERT INTO attempt_cards (job_id, number, position, card_uuid, reserved_bytes, exclusive, driver, vbios) "
+            "VALUES (?,?,?,?,?,?,(SELECT driver FROM cards WHERE uuid = ?), "
+            "(SELECT json_extract(identity, '$.vbios') FROM cards WHERE uuid = ?))",
+            (start.job_id, number, position, uuid, reserved, int(start.exclusive), uuid, uuid),
         )
     return number
 

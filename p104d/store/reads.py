@@ -51,6 +51,7 @@ class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
     spec: JobSpec
     env: StoredEnv
     umask: int
+    submitted_at: float = 0.0
 
 
 #: INDEXED BY, because the planner without statistics prefers the index on state, which grows with the queue; and
@@ -155,7 +156,7 @@ def open_attempts(conn: Connection) -> list[OpenAttempt]:
 
 _FACTS = """
     SELECT j.id, j.document_id, j.name, j.uid, j.user, j.state, j.priority, j.attempts, j.failures, j.matrix,
-           d.spec, d.env, d.umask
+           j.submitted_at, d.spec, d.env, d.umask
     FROM jobs j JOIN documents d ON d.id = j.document_id WHERE j.id = ?
 """
 
@@ -179,6 +180,7 @@ def facts(conn: Connection, job_id: int) -> JobFacts | None:
         spec=_decode_spec(row.spec),
         env=_decode_env(row.env),
         umask=row.umask,
+        submitted_at=row.submitted_at,
     )
 
 

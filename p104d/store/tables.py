@@ -128,6 +128,8 @@ attempts = _table(
     _column("log_bytes", sa.INTEGER, null=True),
 )
 sa.Index("attempts_open", attempts.c.job_id, sqlite_where=attempts.c.outcome.is_(None))
+#: What ended in a while, for reports.
+sa.Index("attempts_ended", attempts.c.ended_at, sqlite_where=attempts.c.ended_at.is_not(None))
 
 attempt_cards = _table(
     "attempt_cards",
@@ -137,6 +139,8 @@ attempt_cards = _table(
     _column("card_uuid", sa.TEXT),
     _column("reserved_bytes", sa.INTEGER),
     _column("exclusive", sa.INTEGER),
+    _column("driver", sa.TEXT, null=True),
+    _column("vbios", sa.TEXT, null=True),
     sa.ForeignKeyConstraint(["job_id", "number"], ["attempts.job_id", "attempts.number"], ondelete="CASCADE"),
 )
 sa.Index("attempt_cards_card", attempt_cards.c.card_uuid, attempt_cards.c.job_id)
@@ -150,6 +154,43 @@ measurements = _table(
     _column("unit", sa.TEXT),
     sa.ForeignKeyConstraint(["job_id", "number"], ["attempts.job_id", "attempts.number"], ondelete="CASCADE"),
 )
+
+#: The record, kept beyond the jobs: one row a measurement of an attempt that succeeded. Two of its indexes hold all
+#: that a comparison reads, so that a million rows are compared without being fetched.
+results = _table(
+    "results",
+    sa.Column("id", sa.INTEGER, primary_key=True),
+    _column("at", sa.REAL),
+    _column("job_id", sa.INTEGER),
+    _column("attempt", sa.INTEGER),
+    _column("name", sa.TEXT),
+    _column("model", sa.TEXT, null=True),
+    _column("user", sa.TEXT),
+    _column("uid", sa.INTEGER),
+    _column("cards", sa.INTEGER),
+    _column("card_uuid", sa.TEXT, null=True),
+    _column("card_uuids", sa.TEXT),
+    _column("seconds", sa.REAL, null=True),
+    _column("measure", sa.TEXT),
+    _column("value", sa.REAL),
+    _column("unit", sa.TEXT),
+    _column("driver", sa.TEXT, null=True),
+    _column("vbios", sa.TEXT, null=True),
+    autoincrement=True,
+)
+_compared = (
+    results.c.measure,
+    results.c.at,
+    results.c.card_uuid,
+    results.c.cards,
+    results.c.value,
+    results.c.unit,
+)
+sa.Index("results_name", results.c.name, *_compared)
+sa.Index("results_model", results.c.model, *_compared, sqlite_where=results.c.model.is_not(None))
+sa.Index("results_card", results.c.card_uuid, results.c.measure, results.c.at)
+sa.Index("results_at", results.c.at)
+sa.Index("results_job", results.c.job_id, results.c.attempt)
 
 cards = _table(
     "cards",

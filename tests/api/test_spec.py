@@ -174,7 +174,7 @@ REFUSED = [
     ("command: x\nmeasure: [{name: a, unit: b, pattern: 'x'}]", "measure[0].pattern: no group named value"),
     ("command: x\nmeasure: [{name: a, unit: b, pattern: '('}]", "measure[0].pattern: not a regular expression"),
     ("command: x\nmeasure: [{name: a, unit: b, pattern: '(?P<value>(a+)+)$'}]", "a repetition inside a repetition"),
-    ("command: x\nmeasure: [{name: iterations, unit: b, pattern: '(?P<value>a)'}]", "is read from tqdm or llama.cpp"),
+    ("command: x\nmeasure: [{name: iterations, unit: b, pattern: '(?P<value>a)'}]", "p104d's own measurements"),
     ("command: x\nmeasure: [{name: A b, unit: b, pattern: '(?P<value>a)'}]", "is not a measurement's name"),
     ("command: x\nmeasure: [{nmae: a}]", "measure[0].nmae: unknown key; did you mean name"),
     ("command: x\nnotify: {command: a}", "notify: on is missing"),
