@@ -109,6 +109,9 @@ class ListedJob(msgspec.Struct, kw_only=True):
     matrix: dict[str, str] | None = None
     attempt_count: int = 0
     schedule_id: int | None = None
+    measurements: list[Measurement] = []
+    progress_percent: float | None = None
+    estimated_end_at: str | None = None
 
 
 class Job(ListedJob, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-from p104d.api.service import HistoryQuery, LogQuery
+from p104d.api.service import LogQuery
 from p104d.core.errors import UsageError
 from p104d.core.job import ENDED, JobState
 from p104d.store.lists import JobFilter
@@ -33,15 +33,6 @@ def parse_log_query(job: str, query: dict[str, str]) -> LogQuery:
         tail=_number("tail", query["tail"], 0, 10**9) if query.get("tail") else None,
         attempt=_number("attempt", query["attempt"], 1, 2**31) if query.get("attempt") else None,
     )
-
-
-def parse_history_query(query: dict[str, str]) -> HistoryQuery:
-    """Whose tests, and how many of them. Raises UsageError."""
-    unknown = set(query) - {"card", "limit", "map"}
-    if unknown:
-        raise UsageError(f"unknown filter {sorted(unknown)[0][:40]!r}")
-    limit = _number("limit", query["limit"], 1, 1000) if query.get("limit") else 50
-    return HistoryQuery(card=query.get("card"), limit=limit, map=query.get("map", "0") == "1")
 
 
 def parse_list_query(query: dict[str, str]) -> JobFilter:

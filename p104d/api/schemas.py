@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from p104d.api import history, power, proof
 from p104d.api import messages as m
-from p104d.api import power, proof
 from p104d.api.spec import job_schema
 
 FOLDER = Path(__file__).resolve().parent.parent / "schemas"
@@ -27,7 +27,9 @@ SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "doctor": m.Checks,
     "pause": m.Paused,
     "verify": proof.Verified,
-    "history": proof.History,
+    "history": history.HistoryAnswer,
+    "series": history.SeriesAnswer,
+    "report": history.Report,
     "power": power.PowerCards,
     "error": m.ErrorAnswer,
 }

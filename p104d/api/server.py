@@ -16,9 +16,10 @@ from aiohttp import http_exceptions, web
 
 from p104d.api import messages as m
 from p104d.api.access import Gate
+from p104d.api.history_queries import parse_records, parse_series, parse_while
 from p104d.api.power import PowerRequest
 from p104d.api.proof import VerifyRequest
-from p104d.api.queries import LARGEST_ID, parse_history_query, parse_list_query, parse_log_query
+from p104d.api.queries import LARGEST_ID, parse_list_query, parse_log_query
 from p104d.api.service import Caller, Service
 from p104d.core.errors import NotFoundError, P104Error, RefusedError, UsageError
 
@@ -127,6 +128,9 @@ class Server:
                 mend="install p104ctl and p104d of the same release",
             )
         caller = self._gate.caller(_socket(request))
+        if request.path == "/metrics" and request.method in ("GET", "HEAD"):
+            body, kind = await self._service.metrics()
+            return web.Response(body=body, headers={"Content-Type": kind})
         parts = request.path.strip("/").split("/")
         handler = self._handler(request.method, parts)
         if handler is None:
@@ -146,6 +150,8 @@ class Server:
             ("GET", "export"): self._export,
             ("GET", "doctor"): self._doctor,
             ("GET", "history"): self._history,
+            ("GET", "series"): self._series,
+            ("GET", "report"): self._report,
             ("GET", "power"): self._power,
             ("POST", "cards/power"): self._set_power,
             ("POST", "cards/verify"): self._verify,
@@ -180,7 +186,13 @@ class Server:
         return answer(self._service.verify(caller, body))
 
     async def _history(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(self._service.history(caller, parse_history_query(dict(request.query))))
+        return answer(await self._service.history(caller, parse_records(dict(request.query))))
+
+    async def _series(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(await self._service.series(caller, parse_series(dict(request.query))))
+
+    async def _report(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(await self._service.report(caller, parse_while(dict(request.query))))
 
     async def _power(self, _request: web.Request, caller: Caller) -> web.StreamResponse:
         return answer(self._service.power(caller))

@@ -1,4 +1,4 @@
-"""Pictures, by matplotlib (the extra ``plot``) without a screen: the map of bad bits."""
+"""Pictures, by matplotlib (the extra ``plot``) without a screen: the map of bad bits; what all pictures share."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _LINE = 32
 _DOTS_PER_INCH = 120
 
 
-def require(path: str) -> None:
+def require(path: str, option: str = "--map") -> None:
     """Raise, before anybody waits for hours, what would keep a picture from being written to ``path``."""
     if find_spec("matplotlib") is None:
-        raise P104Error("--map needs matplotlib, which is not installed", mend="pip install 'p104d[plot]'")
+        raise P104Error(f"{option} needs matplotlib, which is not installed", mend="pip install 'p104d[plot]'")
     folder = os.path.dirname(path) or "."
     if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise UsageError(f"--map {path}: no file can be written there", mend="name a file in a folder of yours")
+        raise UsageError(f"{option} {path}: no file can be written there", mend="name a file in a folder of yours")
 
 
 def draw_map(tests: Sequence[dict[str, Any]], path: str) -> None:
@@ -38,21 +38,27 @@ def draw_map(tests: Sequence[dict[str, Any]], path: str) -> None:
 
     Raises P104Error where it cannot be written.
     """
-    # It tells whoever runs it first that it builds its font cache; nobody asked.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    figure: Any = import_module("matplotlib.figure")
-    canvas: Any = import_module("matplotlib.backends.backend_agg")
     columns = min(_PANELS_A_ROW, max(1, len(tests)))
     lines = -(-max(1, len(tests)) // columns)
-    picture = figure.Figure(figsize=(1 + 4.6 * columns, 6.2 * lines), dpi=_DOTS_PER_INCH, layout="constrained")
-    canvas.FigureCanvasAgg(picture)
+    picture = new_picture(1 + 4.6 * columns, 6.2 * lines)
     panels = picture.subplots(lines, columns, squeeze=False)
     for place, panel in enumerate(one for line in panels for one in line):
         if place < len(tests):
             _panel(picture, panel, tests[place])
         else:
             panel.set_axis_off()
-    _write(picture, path)
+    write(picture, path)
+
+
+def new_picture(width: float, height: float) -> Any:
+    """An empty picture of so many inches, for no screen."""
+    # It tells whoever runs it first that it builds its font cache; nobody asked.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    figure: Any = import_module("matplotlib.figure")
+    canvas: Any = import_module("matplotlib.backends.backend_agg")
+    picture = figure.Figure(figsize=(width, height), dpi=_DOTS_PER_INCH, layout="constrained")
+    canvas.FigureCanvasAgg(picture)
+    return picture
 
 
 def _panel(picture: Any, panel: Any, test: dict[str, Any]) -> None:
@@ -115,13 +121,13 @@ def bad_rows(test: dict[str, Any]) -> dict[int, dict[int, int]]:
     return {number: row for number, row in rows.items() if row}
 
 
-def _write(picture: Any, path: str) -> None:
+def write(picture: Any, path: str, kind: str = "png") -> None:
     """Draw beside ``path`` and rename, so that a file of that name is always a whole picture."""
     try:
-        handle, draft = tempfile.mkstemp(prefix=".p104-map-", suffix=".png", dir=os.path.dirname(path) or ".")
+        handle, draft = tempfile.mkstemp(prefix=".p104-", suffix=f".{kind}", dir=os.path.dirname(path) or ".")
         try:
             with os.fdopen(handle, "wb") as stream:
-                picture.savefig(stream, format="png")
+                picture.savefig(stream, format=kind)
                 # mkstemp's file is the maker's alone; a picture is an ordinary file. The umask is only read by setting.
                 mask = os.umask(0o077)
                 os.umask(mask)

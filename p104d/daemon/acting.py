@@ -32,6 +32,7 @@ class Actor:
     def act(self, work: Work) -> None:
         """Do all of it. Tests leave their cards first."""
         loop = self._loop
+        self._count(work)
         loop.proofs.act(work)
         if work.cards:
             loop.touch()  # the step has placed by the records of before
@@ -47,10 +48,21 @@ class Actor:
                 loop.supervisor.kill(key)
         for job_id in work.ended:
             loop.waiters.ended(job_id)
+        if work.results:
+            loop.on_results(work.results)
         if work.running_changed:
             loop.on_running_changed()
         if work.notify:
             asyncio.get_running_loop().call_soon(self._send_owed)
+
+    def _count(self, work: Work) -> None:
+        counts = self._loop.counts
+        for wait in work.waits:
+            counts.job_started(wait)
+        for state, reason, seconds in work.ends:
+            counts.job_ended(state, reason, seconds)
+        for verdict in work.verdicts:
+            counts.test_ended(verdict)
 
     def _launch(self, spec: LaunchSpec, leaving: list[asyncio.Task[bool]]) -> None:
         self._loop.waiters.started(spec.id)

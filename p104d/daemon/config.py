@@ -15,7 +15,10 @@ from p104d.api.spec import cron_trigger
 from p104d.core.errors import UsageError
 from p104d.core.job import Schedule
 from p104d.core.units import parse_duration, parse_size
+from p104d.daemon.metrics_config import MetricsConfig, check_metrics
+from p104d.daemon.sampler import SamplerSettings
 from p104d.memtest.messages import Depth
+from p104d.store.telemetry_keeping import Keep
 
 T = TypeVar("T")
 #: How deeply memory can be tested (``memtest.messages.Depth``).
@@ -87,6 +90,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     heat: HeatConfig = HeatConfig()
     power: PowerConfig = PowerConfig()
     card: list[CardConfig] = []
+    metrics: MetricsConfig = MetricsConfig()
+    telemetry_interval: str = "1s"
+    keep_telemetry_seconds: str = "30d"
+    keep_telemetry_minutes: str = "365d"
+    telemetry_limit: str = "1GiB"
+    energy_price: float = 0.0
+    energy_currency: str = "EUR"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +124,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     heat: HeatConfig
     power: PowerConfig
     card: tuple[CardConfig, ...]
+    metrics: MetricsConfig
+    sampling: SamplerSettings
+    energy_price: float
+    energy_currency: str
 
 
 def load_config(path: Path | None) -> Settings:
@@ -164,6 +178,9 @@ def settle(config: Config, where: str = "configuration") -> Settings:
         raise UsageError(
             f"{where}: notify.webhook: {config.notify.webhook!r} is no URL", mend="write https://example.org/hook"
         )
+    if not 0 <= config.energy_price < 1e6 or not 0 < len(config.energy_currency) <= 8:
+        raise UsageError(f"{where}: energy_price: must be a price per kWh, with a currency of at most 8 letters")
+    check_metrics(where, config.metrics)
     _check_verify(where, config.verify)
     _check_heat(where, config.heat)
     _check_power(f"{where}: power", config.power)
@@ -192,6 +209,17 @@ def settle(config: Config, where: str = "configuration") -> Settings:
         heat=config.heat,
         power=config.power,
         card=tuple(config.card),
+        metrics=config.metrics,
+        sampling=SamplerSettings(
+            interval=seconds("telemetry_interval"),
+            keep=Keep(
+                samples_seconds=seconds("keep_telemetry_seconds"),
+                minutes_seconds=seconds("keep_telemetry_minutes"),
+                size_bytes=size("telemetry_limit"),
+            ),
+        ),
+        energy_price=config.energy_price,
+        energy_currency=config.energy_currency,
     )
 
 

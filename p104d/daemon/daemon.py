@@ -13,24 +13,30 @@ from typing import Literal, cast
 import msgspec
 
 from p104d.api.access import Gate
+from p104d.api.metrics_server import MetricsServer
 from p104d.api.server import Server
-from p104d.core.errors import RefusedError
-from p104d.core.job import Measurement
+from p104d.core.errors import RefusedError, UnavailableError
 from p104d.daemon import sdnotify
 from p104d.daemon.care import KEYS, Care
 from p104d.daemon.config import Settings
-from p104d.daemon.endings import Finished, against_card, measure
+from p104d.daemon.endings import Finished, Output, against_card, read_output, together
+from p104d.daemon.history import HistoryReader
 from p104d.daemon.listening import listen, lock_state
 from p104d.daemon.lookout import Lookout
 from p104d.daemon.loop import Loop
 from p104d.daemon.maintenance import Maintenance
+from p104d.daemon.metrics import Metrics
+from p104d.daemon.metrics_listen import serve_metrics
 from p104d.daemon.paths import Places, make_folders
 from p104d.daemon.proofs import Proofs
+from p104d.daemon.reading import DaemonFacts
 from p104d.daemon.recover import recover
 from p104d.daemon.rig import Rig
-from p104d.daemon.service import DaemonFacts, DaemonService
+from p104d.daemon.sampler import Sampler
+from p104d.daemon.service import DaemonService
 from p104d.daemon.sights import MEMORY_TEST, Onlooker
 from p104d.daemon.submission import Intake
+from p104d.daemon.usage import Usage
 from p104d.hardware.locks import CardLocks
 from p104d.hardware.rig import Rig as SimulatedRig
 from p104d.hardware.sensors import Sensors
@@ -100,21 +106,27 @@ class Daemon:
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
         await self._supervisor.start()
         server: Server | None = None
+        page: MetricsServer | None = None
         try:
             await recover(self._loop, self._database, self._supervisor, boot_id, self._ended)
             listening = listen(self._places.socket, system=self._options.system)
-            server = Server(self._service(), Gate(user_mode=not self._options.system))
+            metrics = self._metrics()
+            server = Server(self._service(metrics), Gate(user_mode=not self._options.system))
             await server.start(listening)
+            page = await self._serve_metrics(metrics)
             await self._sensors.start()
             await self._work()
         finally:
             sdnotify.notify("STOPPING=1")
+            if page is not None:
+                await page.stop()
             if server is not None:
                 await server.stop()
                 self._places.socket.unlink(missing_ok=True)
-            self._lookout.store(self._lookout.care.close(self._clock.monotonic()))
+            self._lookout.close(self._clock.monotonic())
             await self._loop.proofs.close()
             await self._sensors.close()
+            await self._sampler.close()
             await self._supervisor.close()
             for task in self._sweeps:
                 task.cancel()
@@ -127,7 +139,7 @@ class Daemon:
         sdnotify.notify("READY=1")
         log.info("ready on %s", self._places.socket, extra={"action": "ready"})
         watchdog = sdnotify.watchdog_seconds()
-        maintenance = asyncio.create_task(Maintenance(self._loop, self._places).run(self._stopping))
+        maintenance = asyncio.create_task(Maintenance(self._loop, self._places, self._sampler).run(self._stopping))
         try:
             if watchdog is None:
                 await self._loop.run(self._stopping)
@@ -144,6 +156,7 @@ class Daemon:
             records = cards.load_cards(conn)
             paused = cards.get_setting(conn, "paused", "0") == "1"
             kept = {key: text for prefix in KEYS for key, text in cards.settings_below(conn, prefix).items()}
+            used = cards.get_setting(conn, "usage", "")
         self._supervisor = Supervisor(
             jobs_dir=str(self._places.jobs),
             runtime_dir=str(self._places.runtime / "shims"),
@@ -174,7 +187,11 @@ class Daemon:
         self._loop.proofs.on_changed = self._tests_changed
         care = Care(settings, kept, lambda uuid: self._rig.was_testing(uuid, self._clock.monotonic()))
         self._rig.too_hot = care.closed_reason
-        self._lookout = Lookout(self._loop, care, lambda wanted: self._sensors.apply(wanted))
+        usage = Usage(energy_price=settings.energy_price, currency=settings.energy_currency)
+        usage.load(used or None)
+        state = self._places.state
+        self._sampler = Sampler(state / "telemetry.db", state, settings.sampling, self._clock)
+        self._lookout = Lookout(self._loop, care, usage, self._sampler, lambda wanted: self._sensors.apply(wanted))
         self._sensors = Sensors(
             simulate=self._options.simulate,
             epoch=self._epoch,
@@ -184,14 +201,29 @@ class Daemon:
         )
         care.power.look = self._sensors.look_now
 
-    def _service(self) -> DaemonService:
+    def _metrics(self) -> Metrics:
+        simulated = self._options.simulate is not None
+        metrics = Metrics(self._loop, self._loop.counts, started_at=self._clock.now(), simulated=simulated)
+        metrics.warnings = self._lookout.warnings
+        return metrics
+
+    async def _serve_metrics(self, metrics: Metrics) -> MetricsServer | None:
+        """The page over TCP, where it is configured; an address that cannot be had keeps nobody's jobs waiting."""
+        try:
+            return await serve_metrics(self._settings.metrics, metrics)
+        except UnavailableError as error:
+            log.warning("%s", error.line(), extra={"action": "metrics_failed"})
+            return None
+
+    def _service(self, metrics: Metrics) -> DaemonService:
         facts = DaemonFacts(
             started_at=self._clock.now(),
             simulated=self._options.simulate is not None,
             user_mode=not self._options.system,
         )
         intake = Intake(self._loop, self._settings, user_mode=not self._options.system)
-        service = DaemonService(self._loop, self._places, facts, intake, self._lookout.care.power)
+        reader = HistoryReader(self._loop, telemetry=self._sampler)
+        service = DaemonService(self._loop, self._places, facts, intake, self._lookout.care.power, metrics, reader)
         service.warnings = self._lookout.warnings
         return service
 
@@ -222,15 +254,24 @@ class Daemon:
     def _finished(self, key: Key, look: Look) -> Finished:
         if key.kind != "job":
             return Finished(key=key, look=look)
-        found: tuple[Measurement, ...] = ()
         never_seen = self._lookout.appearances.never(key.id)
         self._lookout.appearances.forget(key.id)
-        if look.exit is not None and look.exit.log_bytes:
+        folder = self._supervisor.folder(key)
+        output = Output()
+        if look.exit is not None:
             with self._database.read() as conn:
                 job = reads.facts(conn, key.id)
-            found = measure(self._supervisor.folder(key), job, look)
-        said = against_card(self._supervisor.folder(key), look)
-        return Finished(key=key, look=look, never_seen=never_seen, measurements=found, complaint=said)
+            output = read_output(folder, job, look)
+        seconds = look.exit.wall_seconds if look.exit is not None else None
+        used = self._lookout.usage.ended(key.id, key.number, output.measurements, whole=output.whole, seconds=seconds)
+        return Finished(
+            key=key,
+            look=look,
+            never_seen=never_seen,
+            measurements=together(output.measurements, used),
+            model=output.model,
+            complaint=against_card(folder, look),
+        )
 
     # --- what the sensor says --------------------------------------------------------------------------------------
 

@@ -6,9 +6,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from p104d.core.errors import UnavailableError
+from p104d.daemon.cardfacts import short_name
 from p104d.daemon.care import Care, Cared
 from p104d.daemon.events import CardsGone, CardsTooHot, StopJob
 from p104d.daemon.loop import Loop
+from p104d.daemon.sampler import Sampler
+from p104d.daemon.slowness import CardKind, Slowness
+from p104d.daemon.usage import Usage
 from p104d.daemon.watch import Appearances, over_vram
 from p104d.hardware.messages import CardSettings, Cycle
 from p104d.policy.retry import Stop
@@ -20,20 +24,36 @@ log = logging.getLogger(__name__)
 
 #: A card that another daemon holds is asked for again this often.
 _LOCK_AGAIN_CYCLES = 10
+#: A daemon that is killed loses this much of what running jobs used.
+_USAGE_CYCLES = 60
 
 
 class Lookout:
     """Takes in the sensor's cycles. ``apply`` sends settings to the cards."""
 
-    def __init__(self, loop: Loop, care: Care, apply: Callable[[Mapping[str, CardSettings]], None]) -> None:
-        self._loop, self.care, self._apply = loop, care, apply
+    def __init__(
+        self,
+        loop: Loop,
+        care: Care,
+        usage: Usage,
+        sampler: Sampler,
+        apply: Callable[[Mapping[str, CardSettings]], None],
+    ) -> None:
+        self._loop, self.care, self.usage, self.sampler, self._apply = loop, care, usage, sampler, apply
+        self.slowness = Slowness(loop.database, self._kinds)
+        loop.on_results = self.slowness.on_results
         self.appearances = Appearances()
         self._warnings: list[str] = []
         self._cycles = 0
 
     def warnings(self) -> Sequence[str]:
         """What a person should know of running jobs and of the cards' health, beside what the rig itself says."""
-        return [*self._warnings, *self.care.warnings(self._loop.clock.now())]
+        now = self._loop.clock.now()
+        return [*self._warnings, *self.slowness.warnings(), *self.care.warnings(now), *self.sampler.warnings()]
+
+    def _kinds(self) -> dict[str, CardKind]:
+        records = self._loop.rig.records
+        return {uuid: CardKind(each.identity.index, short_name(each.identity)) for uuid, each in records.items()}
 
     def on_cycle(self, cycle: Cycle) -> None:
         """One look at the whole rig."""
@@ -42,6 +62,8 @@ class Lookout:
         if self._cycles % _LOCK_AGAIN_CYCLES == 0:
             loop.rig.release_locks()
         self._look_after(self.care.on_cycle(cycle))
+        loop.counts.on_cycle(cycle)
+        self.sampler.on_cycle(cycle)
         changes = loop.rig.on_cycle(cycle)
         loop.proofs.on_cycle(cycle)
         for text in changes.warnings:
@@ -52,7 +74,11 @@ class Lookout:
             loop.post(bad)
         if changes.gone:
             loop.post(CardsGone(tuple(changes.gone)))
-        self._watch()
+        self._watch(cycle)
+
+    def close(self, now: float) -> None:
+        """Store what is to be remembered; ``now`` is CLOCK_MONOTONIC."""
+        self.store({**self.care.close(now), **self.usage.save()})
 
     def _look_after(self, cared: Cared) -> None:
         """What the cards' own good calls for; before placement, so that a hot card is given nothing."""
@@ -76,11 +102,14 @@ class Lookout:
         except UnavailableError as error:
             log.warning("%s", error.line(), extra={"action": "settings_failed"})
 
-    def _watch(self) -> None:
+    def _watch(self, cycle: Cycle) -> None:
         """Judge running jobs by what the cards showed."""
         loop = self._loop
         with loop.database.read() as conn:
             attempts = [each for each in reads.open_attempts(conn) if each.holds]
+        self.usage.on_cycle(cycle, attempts, loop.rig.sights)
+        if attempts and self._cycles % _USAGE_CYCLES == 0:
+            self.store(self.usage.save())
         self._warnings = self._findings(attempts) if attempts else []
 
     def _findings(self, attempts: Sequence[OpenAttempt]) -> list[str]:

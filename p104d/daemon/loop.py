@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from sqlalchemy.engine import Connection
@@ -26,6 +26,7 @@ from p104d.daemon.config import Settings
 from p104d.daemon.endings import Finished, finish
 from p104d.daemon.events import CardBad, CardsGone, CardsTooHot, LoopEvents, StopJob, TestOver
 from p104d.daemon.launch import launch_spec
+from p104d.daemon.metrics_counts import Counts
 from p104d.daemon.notify import owe_for_card
 from p104d.daemon.observe import Capacity, Observer
 from p104d.daemon.proofs import Proofs
@@ -40,6 +41,7 @@ from p104d.store import cards, lists, moves, reads, schedules
 from p104d.store.cards import CardRecord
 from p104d.store.engine import Database
 from p104d.store.reads import OpenAttempt
+from p104d.store.results import Result
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -72,6 +74,7 @@ class Loop:
         self.clock, self.paused, self.proofs = clock, paused, proofs(self.post)
         self.observer = Observer(Capacity(settings.cpu_jobs, settings.host_ram_bytes))
         self.on_running_changed: Callable[[], None] = lambda: None
+        self.on_results: Callable[[Sequence[Result]], object] = lambda _: None
         self.tick: Callable[[], None] = lambda: None
         self._boot_id = boot_id
         self._events: deque[LoopEvent] = deque()
@@ -81,6 +84,7 @@ class Loop:
         self._dirty = True
         self._deadline: float | None = 0.0
         self.waiters = Waiters()
+        self.counts = Counts()
         self._actor = Actor(self)
 
     # --- being woken -----------------------------------------------------------------------------------------------
@@ -150,6 +154,7 @@ class Loop:
 
     def _try_again(self) -> None:
         """In a while: what failed now would fail at once again."""
+        self.counts.step_failed()
         self._wake.clear()
         self._deadline = self.clock.now() + _RETRY_SECONDS
 
@@ -271,8 +276,7 @@ class Loop:
 
     def peek(self, conn: Connection, attempts: list[OpenAttempt], now: float) -> Snapshot:
         """A snapshot for explaining, which does not move the observer on."""
-        observer = Observer(self.observer.capacity)
-        views = self.rig.views(attempts)
+        views, observer = self.rig.views(attempts), Observer(self.observer.capacity)
         return observer.snapshot(conn, now=now, paused=self.paused, cards=views, attempts=attempts)
 
     def _place(self, conn: Connection, work: Work, now: float) -> None:
@@ -302,6 +306,8 @@ class Loop:
         )
         if number is None:
             return
+        if number == 1:
+            work.waits.append(max(0.0, now - job.submitted_at))
         try:
             spec = launch_spec(job, number, start, self.settings)
             work.launches.append(spec)

@@ -14,6 +14,7 @@ from p104d.core.errors import UnavailableError
 from p104d.core.job import ENDED
 from p104d.daemon.loop import Loop
 from p104d.daemon.paths import Places
+from p104d.daemon.sampler import Sampler
 from p104d.store import lists, retention
 
 log = logging.getLogger(__name__)
@@ -26,14 +27,15 @@ _NOTICES_KEPT_SECONDS = 86400.0
 class Maintenance:
     """Runs in the loop's process, a batch at a time, folders removed in a thread."""
 
-    def __init__(self, loop: Loop, places: Places) -> None:
-        self._loop, self._places = loop, places
+    def __init__(self, loop: Loop, places: Places, sampler: Sampler) -> None:
+        self._loop, self._places, self._sampler = loop, places, sampler
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Once at the start and then every hour, until ``stopping``."""
         while not stopping.is_set():
             try:
                 await self.once()
+                await self._sampler.maintain()
             except UnavailableError as error:
                 log.error("%s", error.line(), extra={"action": "maintenance_failed"})
             except Exception:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 from collections.abc import Callable
 
 #: Jobs in one submission or listing from which on it is worth the few milliseconds.
 LARGE = 2000
+_AFTER_SECONDS = 1.0
 
 
 def _trimmer() -> Callable[[int], int] | None:
@@ -24,3 +26,9 @@ def give_back() -> None:
     gc.collect()
     if _trim is not None:
         _trim(0)
+
+
+def give_back_later(jobs: int) -> None:
+    """Once the answer to a large request (of so many jobs) is on its way, what it took is given back."""
+    if jobs >= LARGE:
+        asyncio.get_running_loop().call_later(_AFTER_SECONDS, give_back)

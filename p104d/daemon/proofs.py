@@ -200,6 +200,7 @@ class Proofs:
             self.change(conn, work, after)
             work.tests_left[event.uuid] = event.test_id
             work.dirty = True
+            work.verdicts.append(ended.verdict)
             work.findings.append(f"card {record.identity.index}: {ended.verdict} ({ended.text})")
 
     def _leave(self, conn: Connection, work: Work, uuid: str, now: float, state: str, text: str) -> None:
@@ -208,6 +209,7 @@ class Proofs:
             return
         if store.end(conn, test.test_id, ended_test(test, state, text, now)):
             work.tests_left[uuid] = test.test_id
+            work.verdicts.append(None)
             work.dirty = True
 
     def record_of(self, work: Work, uuid: str) -> CardRecord:

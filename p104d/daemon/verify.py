@@ -24,7 +24,6 @@ from p104d.store import reads
 
 #: Progress is for eyes: no more often than this.
 _EVERY_SECONDS = 0.4
-_MOST_TESTS = 1000
 _ASKED = "asked for"
 _encode = msgspec.json.Encoder().encode
 
@@ -179,11 +178,3 @@ class Verify:
             self._watched.subtract(asked)
             if not done:
                 self.take_back(caller, asked)
-
-    def history(self, card: str | None, limit: int, *, with_map: bool) -> p.History:
-        """The newest tests, of one card or of all."""
-        uuid = resolve(self._loop.rig, card) if card is not None else None
-        with self._loop.database.read() as conn:
-            rows = store.tests(conn, uuid, max(1, min(limit, _MOST_TESTS)))
-        rig, proofs = self._loop.rig, self._proofs
-        return p.History(tests=[proofviews.recorded(rig, proofs, row, with_map=with_map) for row in rows])

@@ -26,6 +26,8 @@ class Work(msgspec.Struct, kw_only=True):
     ``launch_cards`` are the cards of each launch: a memory test there has to be gone first. ``tests_left`` are tests
     that are over (card and record), ``findings`` what they found, for the log; ``cards`` records that were saved and
     hold from now on, ``tests_next_at`` when all cards are to be tested again (Unix time).
+    ``waits``, ``ends`` and ``verdicts`` are for counting: seconds that jobs waited for their first start, how jobs
+    ended and how long they ran, what tests came to.
     """
 
     launches: list[LaunchSpec] = []
@@ -40,6 +42,9 @@ class Work(msgspec.Struct, kw_only=True):
     cards: dict[str, CardRecord] = {}
     tests_next_at: float | None = None
     findings: list[str] = []
+    waits: list[float] = []
+    ends: list[tuple[JobState, str | None, float | None]] = []
+    verdicts: list[str | None] = []
     dirty: bool = False
     notify: bool = False
     running_changed: bool = False

@@ -102,7 +102,7 @@ def test_a_preempted_test_is_waited_for_again(daemon, ctl):
 def test_a_bad_card_is_told_with_what_was_found_and_the_mend(daemon, ctl, monkeypatch):
     daemon.answers[VERIFY] = verifying([stuck(2)])
     page = ctl("verify", "2").out
-    for words in ("faulty 7.8/8.0 GiB", "bit 3 stuck at 1", "3 bad words of 8 bytes (stuck)", "0x140000000"):
+    for words in ("faulty 7.8/8.0 GiB", "bit 3 stuck at 1", "3 wrong readings of 8-byte words (stuck)", "0x140000000"):
         assert words in page
     assert "stuck: bit 3 of 0x140000000 at 1" in page and "-> its memory does not keep" in page
     assert "ranges: 0x140000000-0x140000008 (3; bit 3 as 1, none as 0)" in page and "first at" not in page
@@ -304,26 +304,27 @@ def test_history_of_a_card(daemon, ctl, monkeypatch):
     tests = [stuck(0), memory_test(0, None, state="preempted", cause="schedule")]
     daemon.answers[HISTORY] = {"tests": tests}
     result = ctl("history", "--card", "0", "--last", "5")
-    assert daemon.requests[-1].query == {"card": ["0"], "limit": ["5"]}
+    asked = {"card": ["0"], "limit": ["5"], "speeds": ["1"], "show": ["summaries,results,tests"]}
+    assert daemon.requests[-1].query == asked
     head, table, *rows = result.out.splitlines()
     assert head == "card 0 (P104-100)" and "CARD" not in table and len(rows) == 2
     for words in ("full", "asked for", "faulty", "7.8/8.0 GiB", " 3 ", "251", "262", "61°C", "535.183.01"):
         assert words in rows[0]
     assert "preempted" in rows[1] and "schedule" in rows[1] and "0 GB" not in rows[1]
-    assert json.loads(ctl("history", "--json").out) == {"tests": tests}
-    assert daemon.requests[-1].query == {"limit": ["20"]}
+    assert json.loads(ctl("history", "--tests", "--json").out) == {"tests": tests}
+    assert daemon.requests[-1].query == {"limit": ["20"], "show": ["tests"]}
     for columns in (80, 100):
         monkeypatch.setenv("COLUMNS", str(columns))
         assert max(map(len, ctl("history", "--card", "0").out.splitlines())) <= columns
-        assert max(map(len, ctl("history").out.splitlines())) <= columns
+        assert max(map(len, ctl("history", "--tests").out.splitlines())) <= columns
 
 
 def test_history_of_all_cards_says_which(daemon, ctl):
     daemon.answers[HISTORY] = {"tests": [memory_test(0), memory_test(1)]}
-    table, first, second = ctl("history").out.splitlines()
+    table, first, second = ctl("history", "--tests").out.splitlines()
     assert "CARD" in table and " 0  P104-100" in first and " 1  P104-100" in second
     daemon.answers[HISTORY] = {"tests": []}
-    assert ctl("history").out == "no memory test recorded\n"
+    assert ctl("history", "--tests").out == "no memory test recorded\n"
     assert ctl("history", "--last", "0").code == 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import psutil
@@ -198,7 +199,7 @@ def test_few_at_a_time(start: Callable[..., Rig]) -> None:
     rig = start(3, config=CONFIG + "max_parallel_loads = 1\n")
     spans = sorted((test["started_at"], test["ended_at"]) for card in range(3) for test in history_of(rig, card))
     assert len(spans) == 3
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
 def test_an_xid_and_a_failed_job_ask_for_a_test(start: Callable[..., Rig]) -> None:

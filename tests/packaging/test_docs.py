@@ -20,7 +20,7 @@ from p104d.core.job import ENDED
 from p104d.core.lifecycle import diagram
 from p104d.core.units import format_size
 from p104d.daemon.config import Config, load_config, settle
-from p104d.engines.measure import PARSERS, RESERVED_NAMES
+from p104d.engines.measure import ITEMS, PARSERS, RESERVED_NAMES
 from p104d.hardware import rigfile
 from p104d.hardware.rig import FAULT_KINDS
 from p104d.store.tables import metadata
@@ -52,9 +52,12 @@ def test_every_key_of_a_job_is_documented() -> None:
 def test_ends_and_measurements_are_documented() -> None:
     text = document("docs/job-yaml.md")
     assert {code(row[0])[0] for row in table_rows(section(text, "How a job ends"))} == set(ENDED)
-    measures = {code(row[0])[0]: set(code(row[1])) for row in table_rows(section(text, "Measurements"))}
+    part = section(text, "Measurements")
+    read, added_up = (table_rows(table) for table in part.split("Of every attempt that used cards"))
+    measures = {code(row[0])[0]: set(code(row[1])) for row in read}
     assert set(PARSERS) < set(measures)
-    assert set().union(*(measures[name] for name in PARSERS)) == RESERVED_NAMES
+    named = set().union(*(measures[name] for name in PARSERS), *(code(row[0]) for row in added_up))
+    assert named == RESERVED_NAMES | {ITEMS}
 
 
 def job_examples() -> list[tuple[str, str]]:

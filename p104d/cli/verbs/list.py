@@ -9,7 +9,6 @@ import click
 from p104d.api.client import Client
 from p104d.cli.common import CardName, ParamType, client, json_option, lines, out, print_json
 from p104d.cli.verbs import VERBS
-from p104d.core.errors import UsageError
 
 STATES = ("held", "queued", "starting", "running", "stopping", "succeeded", "failed", "cancelled", "lost")
 #: Words for several states at once.
@@ -61,6 +60,8 @@ def command(
     as_json: bool,
 ) -> None:
     """List jobs, the newest first."""
+    from p104d.cli.times import moment
+
     query = {
         "state": ",".join(state) or None,
         "name": name,
@@ -93,19 +94,3 @@ def pages(asked: Client, query: dict[str, Any], limit: int, before: int | None) 
             break
         before = page[-1]["id"]
     return jobs
-
-
-def moment(text: str) -> str:
-    """``2h`` (ago) or an ISO 8601 time, local if it says nothing else, as ISO 8601 in UTC. Raises UsageError."""
-    import time
-    from datetime import datetime
-
-    from p104d.core.units import iso, parse_duration
-
-    try:
-        if text[:1].isdigit() and text[-1:].isalpha() and "T" not in text and not text.endswith("Z"):
-            return iso(time.time() - parse_duration(text)) or ""
-        return iso(datetime.fromisoformat(text).timestamp()) or ""
-    except (ValueError, OverflowError, OSError) as error:
-        mend = "write it as 90s, 5m, 2h, 7d or 2026-11-23T14:00"
-        raise UsageError(f"--since {text}: not a time", mend=mend) from error
