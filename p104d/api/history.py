@@ -110,6 +110,31 @@ class SeriesAnswer(msgspec.Struct, kw_only=True):
     note: str | None = None
 
 
+class BenchRun(msgspec.Struct, kw_only=True):
+    """One run of ``p104ctl bench`` on one card, alone or ``together`` with the other cards. ``reference`` is what its
+    generation (without one, its prompt) is held against; ``error`` says why there is no speed."""
+
+    card: str
+    card_index: int | None
+    card_name: str
+    together: bool
+    job_id: int
+    state: str
+    prompt_tokens_per_second: float | None
+    generation_tokens_per_second: float | None
+    mean_power_watts: float | None
+    tokens_per_watt_hour: float | None
+    reference: Reference | None
+    error: str | None
+
+
+class Bench(msgspec.Struct, kw_only=True):
+    """What ``p104ctl bench`` measured with a model (the path of its file)."""
+
+    model: str
+    runs: list[BenchRun]
+
+
 class Cause(msgspec.Struct):
     """Why jobs failed, and how many did so."""
 

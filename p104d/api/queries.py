@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-from p104d.api.service import LogQuery
+from p104d.api.service import EXPORTED, Exported, LogQuery
 from p104d.core.errors import UsageError
 from p104d.core.job import ENDED, JobState
 from p104d.store.lists import JobFilter
@@ -33,6 +33,15 @@ def parse_log_query(job: str, query: dict[str, str]) -> LogQuery:
         tail=_number("tail", query["tail"], 0, 10**9) if query.get("tail") else None,
         attempt=_number("attempt", query["attempt"], 1, 2**31) if query.get("attempt") else None,
     )
+
+
+def parse_export_query(query: dict[str, str]) -> Exported:
+    """What ``GET /v1/export`` shall copy; the queue unless it says something else. Raises UsageError."""
+    wanted = query.get("what", "queue")
+    found = next((each for each in EXPORTED if each == wanted), None)
+    if found is None or set(query) - {"what"}:
+        raise UsageError(f"export: {wanted[:40]!r} is none of {', '.join(EXPORTED)}")
+    return found
 
 
 def parse_list_query(query: dict[str, str]) -> JobFilter:

@@ -30,6 +30,7 @@ SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "history": history.HistoryAnswer,
     "series": history.SeriesAnswer,
     "report": history.Report,
+    "bench": history.Bench,
     "power": power.PowerCards,
     "error": m.ErrorAnswer,
 }

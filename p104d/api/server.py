@@ -19,7 +19,7 @@ from p104d.api.access import Gate
 from p104d.api.history_queries import parse_records, parse_series, parse_while
 from p104d.api.power import PowerRequest
 from p104d.api.proof import VerifyRequest
-from p104d.api.queries import LARGEST_ID, parse_list_query, parse_log_query
+from p104d.api.queries import LARGEST_ID, parse_export_query, parse_list_query, parse_log_query
 from p104d.api.service import Caller, Service
 from p104d.core.errors import NotFoundError, P104Error, RefusedError, UsageError
 
@@ -243,7 +243,7 @@ class Server:
         return await _streamed(request, chunks, "application/octet-stream")
 
     async def _export(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        path: Path = await self._service.export(caller)
+        path: Path = await self._service.export(caller, parse_export_query(dict(request.query)))
         try:
             response = web.StreamResponse(headers=_WIRE)
             response.content_type = "application/vnd.sqlite3"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import msgspec
 
@@ -33,6 +33,11 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int | None = None
 
 
+#: What can be copied: the queue for root and its owner alone, readings for everybody.
+Exported = Literal["queue", "telemetry"]
+EXPORTED: tuple[Exported, ...] = get_args(Exported)
+
+
 class Service(Protocol):
     """Every method raises core.errors for what cannot be done; what it answers was committed before."""
 
@@ -57,5 +62,5 @@ class Service(Protocol):
     def log(self, caller: Caller, query: LogQuery) -> AsyncGenerator[bytes, None]: ...
     def schedules(self, caller: Caller) -> m.Schedules: ...
     def schedule_verb(self, caller: Caller, verb: str, ids: list[int]) -> m.Schedules: ...
-    async def export(self, caller: Caller) -> Path: ...
+    async def export(self, caller: Caller, what: Exported) -> Path: ...
     async def doctor(self, caller: Caller) -> m.Checks: ...

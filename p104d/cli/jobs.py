@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from p104d.api.client import Client
-from p104d.cli.rig import card_index, card_name
-from p104d.cli.text import Cell, Column, clean, local, paint, relative, span, state, table
+from p104d.cli.rig import card_index, card_name, percent_text
+from p104d.cli.text import Cell, Column, clean, local, paint, relative, span, state, table, timestamp
 from p104d.core.errors import P104Error
 from p104d.core.units import format_duration, format_size
 
@@ -70,6 +71,25 @@ def speed(job: dict[str, Any]) -> str:
     return f"{rates[-1]['value']:.4g} {rates[-1]['unit']}" if rates else ""
 
 
+def done(job: dict[str, Any]) -> str:
+    """``62 %`` of a running job, where it tells."""
+    percent = job.get("progress_percent")
+    return "" if percent is None else percent_text(percent)
+
+
+def left(job: dict[str, Any]) -> str:
+    """``1m20s`` until a running job should end; nothing where nobody can tell, or it should have ended by now."""
+    end = timestamp(job.get("estimated_end_at"))
+    return format_duration(end - time.time()) if end is not None and end > time.time() else ""
+
+
+def _progress(job: dict[str, Any]) -> str | None:
+    """``62 %, done about 03:12:10 (in 1m20s)``."""
+    rest = left(job)
+    about = f"done about {local(job['estimated_end_at'])} (in {rest})" if rest else ""
+    return ", ".join(part for part in (done(job), about) if part) or None
+
+
 def job_page(job: dict[str, Any], indexes: Mapping[str, str]) -> list[str]:
     """All that is known of one job, in words."""
     word = state(job["state"])
@@ -85,10 +105,12 @@ def job_page(job: dict[str, Any], indexes: Mapping[str, str]) -> list[str]:
         "ended": _moment(job.get("ended_at")),
         "took": span(job.get("started_at"), job.get("ended_at")) if job.get("started_at") else None,
         "exit code": job.get("exit_code"),
+        "progress": _progress(job),
     }
     page = [head + (f"  {clean(why)}" if why else ""), *_fields(fields)]
     for one in job.get("measurements") or ():
-        page.append(f"  {'measured':<12} {clean(one['name'])} {one['value']:.6g} {clean(one['unit'])}")
+        value = format_size(int(one["value"])) if one["unit"] == "B" else f"{one['value']:.6g} {clean(one['unit'])}"
+        page.append(f"  {'measured':<12} {clean(one['name'])} {value}")
     page += _spec(job.get("spec"))
     return page + _attempts(job.get("attempts") or [], indexes)
 

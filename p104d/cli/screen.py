@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from p104d.cli.jobs import indexes_of, on_cards, speed
+from p104d.cli.jobs import done, indexes_of, left, on_cards, speed
 from p104d.cli.rig import card_index, card_name, figure, last_proof, link, note_lines, percent_text, share, that_fit
 from p104d.cli.terminal import terminal_width, unicode_output
 from p104d.cli.text import Cell, Column, clean, paint, span, state, table, wrap
@@ -16,6 +16,8 @@ _WAITING = ("queued", "held")
 _ENDED = ("succeeded", "failed", "cancelled", "lost")
 #: What a card's line leaves to ``p104ctl cards`` on a terminal too narrow, the least missed first.
 _DROPPED = ("PROVEN", "TESTED", "LINK", "UTIL")
+#: And a running job's to ``p104ctl show``.
+_DROPPED_RUNNING = ("USER", "STATE", "LEFT", "SPEED")
 
 
 def screen(status: dict[str, Any]) -> list[str]:
@@ -145,9 +147,9 @@ def _running(jobs: Sequence[dict[str, Any]], cards: Sequence[dict[str, Any]]) ->
         Column("CARDS", give=True, least=5),
         Column("TIME", right=True),
         Column("SPEED", give=True),
+        Column("DONE", right=True),
+        Column("LEFT", right=True),
     ]
-    speeds = [speed(job) for job in jobs]
-    columns = columns if any(speeds) else columns[:-1]
     rows: list[list[Cell | str]] = [
         [
             str(job["id"]),
@@ -156,11 +158,24 @@ def _running(jobs: Sequence[dict[str, Any]], cards: Sequence[dict[str, Any]]) ->
             state(job["state"]),
             on_cards(job, indexes),
             span(job.get("started_at"), job.get("ended_at")),
-            rate,
-        ][: len(columns)]
-        for job, rate in zip(jobs, speeds, strict=True)
+            speed(job),
+            done(job),
+            left(job),
+        ]
+        for job in jobs
     ]
-    return table(columns, rows)
+    # What is known of none of them is left out; then what the terminal is too narrow for.
+    unknown = [columns[place].heading for place in (6, 7, 8) if not any(row[place] for row in rows)]
+    columns, rows = _without(unknown, columns, rows)
+    kept = {column.heading for column in that_fit(columns, rows, _DROPPED_RUNNING)}
+    return table(*_without([column.heading for column in columns if column.heading not in kept], columns, rows))
+
+
+def _without(
+    headings: Sequence[str], columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]]
+) -> tuple[list[Column], list[list[Cell | str]]]:
+    places = [place for place, column in enumerate(columns) if column.heading not in headings]
+    return [columns[place] for place in places], [[row[place] for place in places] for row in rows]
 
 
 def _warnings(warnings: Sequence[str]) -> list[str]:

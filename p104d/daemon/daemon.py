@@ -115,6 +115,7 @@ class Daemon:
             await server.start(listening)
             page = await self._serve_metrics(metrics)
             await self._sensors.start()
+            self._tell_simulator()  # of the jobs that were found running
             await self._work()
         finally:
             sdnotify.notify("STOPPING=1")
@@ -225,6 +226,7 @@ class Daemon:
         reader = HistoryReader(self._loop, telemetry=self._sampler)
         service = DaemonService(self._loop, self._places, facts, intake, self._lookout.care.power, metrics, reader)
         service.warnings = self._lookout.warnings
+        service.copy_telemetry = self._sampler.copy_to
         return service
 
     # --- what the supervisor says ----------------------------------------------------------------------------------

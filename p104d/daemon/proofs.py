@@ -284,6 +284,9 @@ class Proofs:
     def _has_ended(self, begun: BegunTest, end: TestEnd) -> None:
         test = self.running.get(begun.uuid)
         if test is not None and test.test_id == begun.test_id:
+            if end.result is None:
+                # What broke it may yet be heard of as an XID.
+                self._rig.tested_at[begun.uuid] = time.monotonic()
             self._post(TestOver(begun.uuid, begun.test_id, end))
 
     def _left(self, uuid: str, test_id: int) -> None:
@@ -292,8 +295,6 @@ class Proofs:
             return
         del self.running[uuid]
         self._rig.testing.discard(uuid)
-        if test.tester.ended:
-            self._rig.tested_at[uuid] = time.monotonic()
         self._ended[uuid, test.due.asked_at] = test_id
         while len(self._ended) > _REMEMBERED:
             del self._ended[next(iter(self._ended))]

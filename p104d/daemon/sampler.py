@@ -151,6 +151,11 @@ class Sampler:
         """Cards (by UUID) and host that anything is recorded of."""
         return await asyncio.to_thread(self._entities)
 
+    async def copy_to(self, target: Path) -> None:
+        """Write a consistent copy of the file, up to the last whole minute, while recording goes on. Raises as
+        ``series`` does, and sqlite3.Error where ``target`` cannot be written."""
+        await asyncio.to_thread(self._copy, target)
+
     def warnings(self) -> list[str]:
         """What a person should know of the recording: nothing, but where it fails or has lost anything."""
         found = [] if self._trouble is None else [self._trouble]
@@ -242,6 +247,12 @@ class Sampler:
             extra = [chunk for chunk in self._waiting if chunk.entity == entity]
             extra += [chunk for minute in present for chunk in _packed(minute)]
             return store.series(entity, metric, since, until, step, extra)
+
+    def _copy(self, target: Path) -> None:
+        with self._reading() as store:
+            file = store.file
+        # On a connection of its own: minutes are written meanwhile.
+        file.copy_to(target)
 
     def _entities(self) -> list[str]:
         with self._reading() as store:

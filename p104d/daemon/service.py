@@ -6,10 +6,11 @@ import asyncio
 import os
 import sqlite3
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from p104d.api import messages as m
@@ -17,7 +18,7 @@ from p104d.api import proof as p
 from p104d.api.history import HistoryAnswer, Report, SeriesAnswer
 from p104d.api.history_queries import RecordQuery, SeriesQuery, WhileQuery
 from p104d.api.power import PowerCards, PowerRequest
-from p104d.api.service import Caller, LogQuery
+from p104d.api.service import Caller, Exported, LogQuery
 from p104d.core.errors import NotAllowedError, NotFoundError, RefusedError, UnavailableError
 from p104d.daemon import doctor, memory, views
 from p104d.daemon.drain import drain
@@ -41,6 +42,10 @@ T = TypeVar("T")
 _SCHEDULE_STATES = {"hold": "held", "release": "active", "cancel": "cancelled"}
 
 
+async def _nothing_recorded(_target: Path) -> None:
+    raise UnavailableError("this daemon records no telemetry")
+
+
 class DaemonService(Readings):
     """Implements api.service.Service on the loop, the rig and the store."""
 
@@ -61,6 +66,8 @@ class DaemonService(Readings):
         self._logs = LogReader(loop)
         self._verify = Verify(loop)
         self.warnings: Callable[[], Sequence[str]] = lambda: ()
+        self.copy_telemetry: Callable[[Path], Awaitable[None]] = _nothing_recorded
+        self._copy: Path | None = None
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -68,16 +75,23 @@ class DaemonService(Readings):
         """An attempt's output, for its owner and root."""
         return self._logs.read(caller, query)
 
-    async def export(self, caller: Caller) -> Path:
-        """A consistent copy of the queue in a temporary file; the server removes it."""
-        if not self._facts.user_mode and caller.uid != 0:
+    async def export(self, caller: Caller, what: Exported) -> Path:
+        """A consistent copy of the queue or of telemetry in a temporary file; the server removes it."""
+        if what == "queue" and not self._facts.user_mode and caller.uid != 0:
             raise NotAllowedError("only root may export the queue: it holds every user's specs", mend="use sudo")
+        # Readings are for everybody, the disk is not: who is not root has one copy of them on it, with all others.
+        if what == "telemetry" and caller.uid != 0 and self._copy is not None and self._copy.exists():
+            raise UnavailableError("somebody else is exporting telemetry", mend="try again in a minute")
         handle, name = tempfile.mkstemp(prefix="export-", suffix=".db", dir=self._places.state)
         os.close(handle)
         path = Path(name)
         try:
-            await asyncio.to_thread(self._loop.database.copy_to, path)
-        except sqlite3.Error as error:
+            if what == "telemetry":
+                self._copy = path if caller.uid != 0 else self._copy
+                await self.copy_telemetry(path)
+            else:
+                await asyncio.to_thread(self._loop.database.copy_to, path)
+        except (sqlite3.Error, sa.exc.DatabaseError) as error:
             path.unlink(missing_ok=True)
             raise UnavailableError(f"the copy cannot be made: {error}", mend=f"free space on {path.parent}") from None
         except BaseException:

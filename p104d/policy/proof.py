@@ -95,8 +95,11 @@ def may_lift(
 
 
 def is_thin(proof: Proof | None) -> bool:
-    """Whether a part of the memory could not be tested, because others held it."""
-    return proof is not None and proof.coverage is not None and proof.coverage < ENOUGH_COVERAGE
+    """Whether a part of the memory could not be tested because others held it. (Of a small card CUDA's own needs alone
+    are more than what ``ENOUGH_COVERAGE`` leaves.)"""
+    if proof is None or proof.coverage is None or proof.coverage >= ENOUGH_COVERAGE:
+        return False
+    return proof.foreign_bytes >= _FREED_BYTES
 
 
 def doubt_counts(proof: Proof | None, now: float) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from p104d.api import messages as m
 from p104d.api.access import Gate
 from p104d.api.server import Server
-from p104d.api.service import Caller, LogQuery
+from p104d.api.service import Caller, Exported, LogQuery
 from p104d.store.lists import JobFilter
 
 WAIT_SECONDS = 10.0
@@ -113,8 +113,8 @@ class FakeService:
         self._known(*ids)
         return m.Schedules([])
 
-    async def export(self, caller: Caller) -> Path:
-        self._call("export", caller)
+    async def export(self, caller: Caller, what: Exported) -> Path:
+        self._call("export", caller, what)
         assert self.copy is not None
         return self.copy
 

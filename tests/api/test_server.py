@@ -69,6 +69,10 @@ def test_export_is_the_file_and_then_it_is_gone(served: Served, tmp_path: Path) 
     answer = served.ask("GET", "/v1/export")
     assert answer.status == 200 and answer.raw == content
     assert answer.headers["content-length"] == "700000" and not served.service.copy.exists()
+    served.service.copy.write_bytes(content)
+    assert served.ask("GET", "/v1/export?what=telemetry").raw == content
+    assert [call[2:] for call in served.service.calls] == [("queue",), ("telemetry",)]
+    assert served.ask("GET", "/v1/export?what=secrets").status == 400
 
 
 @pytest.mark.parametrize("version", ["2", "0", "", "x" * 5000])

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import stat
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from fake_daemon import GIB, UUIDS, card, job, rig, status
@@ -27,6 +28,50 @@ def test_status_is_one_screen_for_people_and_the_object_for_programs(daemon, ctl
         assert "2 running · 7 queued · 1 held" in page and "41 succeeded" in page and "lost" not in page
         assert "2.52 it/s" in page and "0,1" in page and "! card 3 is suspect" in page
         assert "SIMULATED" not in page and "PAUSED" not in page
+
+
+def test_running_jobs_show_how_far_they_are_and_what_is_left(daemon, ctl, monkeypatch):
+    end = (datetime.now(UTC) + timedelta(seconds=80.9)).isoformat()
+    started = "2026-11-23T12:00:00.000+00:00"
+    speed = [{"name": "iterations_per_second", "value": 10.0, "unit": "it/s"}]
+    known = {"measurements": speed, "progress_percent": 62.7, "estimated_end_at": end}
+    running = [job(12, "running", cards=[UUIDS[0]], started_at=started, **known)]
+    running.append(job(13, "running", name="captions", started_at=started))
+    daemon.answers["GET", "/v1/status"] = status() | {"running": running}
+
+    def table():
+        found = ctl("status").out.partition("JOB ")[2].partition("\n\n")[0].splitlines()
+        assert max(map(len, found)) <= int(os.environ["COLUMNS"])
+        return found
+
+    monkeypatch.setenv("COLUMNS", "120")
+    heading, told, silent = table()[:3]
+    assert heading.split()[-3:] == ["SPEED", "DONE", "LEFT"] and silent.split()[-2:-1] != ["%"]
+    assert told.split()[-5:-1] == ["10", "it/s", "62", "%"] and told.split()[-1] in ("1m20s", "1m19s")
+    monkeypatch.setenv("COLUMNS", "46")
+    heading = table()[0].split()
+    assert "DONE" in heading and "USER" not in heading
+    # An estimate that has passed, or a percentage nobody knows, is no column of its own.
+    running[0] |= {"estimated_end_at": started, "progress_percent": None}
+    monkeypatch.setenv("COLUMNS", "120")
+    assert table()[0].split()[-1] == "SPEED"
+    running[0]["measurements"] = []
+    assert table()[0].split()[-1] == "TIME"
+
+
+def test_show_tells_progress_and_the_end_expected(daemon, ctl):
+    end = datetime.now(UTC) + timedelta(seconds=80.9)
+    known = {"progress_percent": 62.7, "estimated_end_at": end.isoformat()}
+    told = job(12, "running", attempts=[], spec=None, **known)
+    daemon.answers["POST", "/v1/jobs/show"] = {"jobs": [told]}
+    daemon.answers["GET", "/v1/cards"] = {"cards": rig()}
+    [line] = [line for line in ctl("show", "12").out.splitlines() if "progress" in line]
+    clock = end.astimezone().strftime("%H:%M:%S")
+    assert line.split("progress")[1].strip() in {f"62 %, done about {clock} (in 1m{s}s)" for s in (20, 19)}
+    told["estimated_end_at"] = None
+    assert "progress     62 %\n" in ctl("show", "12").out
+    told["progress_percent"] = None
+    assert "progress" not in ctl("show", "12").out
 
 
 def test_status_says_loudly_that_it_is_simulated_or_paused(daemon, ctl):
@@ -245,6 +290,8 @@ def test_export_writes_a_private_whole_file(daemon, ctl, tmp_path, database):
     assert ctl("export", str(target)).code == 4
     again = ctl("export", str(target), "--force", "--json")
     assert json.loads(again.out) == {"file": str(target), "size_bytes": len(database)}
+    assert ctl("export", "--telemetry", str(tmp_path / "telemetry.db")).code == 0
+    assert [request.query["what"] for request in daemon.asked("/v1/export")] == [["queue"], ["queue"], ["telemetry"]]
 
 
 def _reply(**fields):

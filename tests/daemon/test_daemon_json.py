@@ -111,6 +111,21 @@ def test_job_yaml_has_a_schema_too(rig: Rig) -> None:
     assert not validator.is_valid({"command": ["true"], "crads": 0})
 
 
+def test_exported_telemetry_is_a_copy_of_the_readings(rig: Rig) -> None:
+    file = rig.work / "readings.db"
+    file.unlink(missing_ok=True)
+    assert rig.ctl("export", "--telemetry", "readings.db").code == 0
+    database = sqlite3.connect(file)
+    try:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert database.execute("PRAGMA application_id").fetchone() == (0x50313034,)
+        assert {"power_watts"} <= {name for (name,) in database.execute("SELECT name FROM metrics")}
+        assert database.execute("SELECT count(*) FROM history").fetchone()
+    finally:
+        database.close()
+    eventually(lambda: not [*rig.store.glob("export-*")])
+
+
 def test_the_exported_file_is_sql_for_people(rig: Rig, variety: dict[str, int]) -> None:
     file = rig.work / "copy.db"
     file.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -136,6 +137,11 @@ def test_others_may_not_look_or_touch(shared_system: System) -> None:
     assert shared_system.by(OTHER, "list", "--json", "--label", "k=v").json["jobs"] == []
     assert shared_system.by(OTHER, "wait", "--timeout", "0s", job).code == 1
     assert shared_system.by(OTHER, "export", "x.db").code == 4
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o777)
+        # Readings name nobody's work: they are for everybody.
+        told = shared_system.by(OTHER, "export", "--telemetry", f"{folder}/x.db")
+        assert told.code == 0 and os.stat(f"{folder}/x.db").st_uid == OTHER.pw_uid, told
     # Its owner and root see and end it.
     owner = shared_system.by(NOBODY, "show", "--json", job).json
     assert owner["spec"]["env"] == {"SECRET": "hidden"} and owner["labels"] == {"k": "v"}

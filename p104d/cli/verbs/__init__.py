@@ -28,6 +28,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "cards": "Show the cards.",
         "verify": "Test the memory of cards and show what was found.",
         "history": "Show what was recorded over time: speeds, memory tests, readings.",
+        "bench": "Measure how fast a language model runs on each card.",
         "report": "Show on one page what ran, what it took and what to look at.",
         "power": "Show or set what cards may draw, how fast they run, how they are cooled.",
         "drain": "Let cards finish their jobs and take no more.",

@@ -1,9 +1,10 @@
-"""p104ctl export: a copy of the queue for SQL."""
+"""p104ctl export: a copy of the queue, or of what was recorded, for SQL."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 
 import click
 
@@ -19,13 +20,17 @@ _TIMEOUT_SECONDS = 600.0
 @click.command("export", short_help=VERBS["export"])
 @click.argument("file", metavar="FILE.db", type=click.Path())
 @click.option("--force", is_flag=True, help="Replace FILE.db if it exists.")
+@click.option("--telemetry", is_flag=True, help="Copy the readings of cards and host instead, up to the last minute.")
 @json_option
-def command(file: str, force: bool, as_json: bool) -> None:
-    """Write a consistent copy of the queue as an SQLite file, readable by you alone."""
+def command(file: str, force: bool, telemetry: bool, as_json: bool) -> None:
+    """Write a consistent copy of the queue as an SQLite file, readable by you alone.
+
+    With --telemetry, which everybody may, of the readings of cards and host instead.
+    """
     if not force and os.path.lexists(file):
         raise _exists(file)
     try:
-        size = _write(file, force)
+        size = _write(file, force, "telemetry" if telemetry else "queue")
     except OSError as error:
         raise P104Error(f"{file}: {(error.strerror or str(error)).lower()}", mend="name a place to write to") from error
     if as_json:
@@ -36,13 +41,13 @@ def command(file: str, force: bool, as_json: bool) -> None:
     out(f"{file}: {format_size(size)}")
 
 
-def _write(file: str, force: bool) -> int:
+def _write(file: str, force: bool, what: str) -> int:
     """Fetch beside ``file`` and rename, so that a file of that name is always a whole one. Returns its bytes."""
     # mkstemp makes it 0600: specs in it may hold secrets.
     handle, draft = tempfile.mkstemp(prefix=".p104-export-", dir=os.path.dirname(file) or ".")
     try:
         with os.fdopen(handle, "wb") as stream:
-            size = _fetch(stream.write)
+            size = _fetch(what, stream.write)
             stream.flush()
             os.fsync(stream.fileno())
         _publish(draft, file, force)
@@ -52,10 +57,9 @@ def _write(file: str, force: bool) -> int:
     return size
 
 
-def _fetch(write: object) -> int:
-    assert callable(write)
+def _fetch(what: str, write: Callable[[bytes], object]) -> int:
     size, head = 0, b""
-    with client().stream("/v1/export", timeout=_TIMEOUT_SECONDS) as answer:
+    with client().stream("/v1/export", {"what": what}, timeout=_TIMEOUT_SECONDS) as answer:
         for piece in answer.pieces():
             head = (head + piece)[: len(_MAGIC)] if len(head) < len(_MAGIC) else head
             size += len(piece)
