@@ -23,7 +23,8 @@ BEYOND_A_SCHEMA = (
     "for a variable",
     "NUL", "is not expanded", "is not in the matrix", " in it", "begins or ends", "is empty", "longer than",
     "written twice",
-    "group named value", "regular expression", "inside a repetition", "own measurements", "there twice", "a key without",
+    "group named value", "regular expression", "inside a repetition", "own measurements", "there twice",
+    "a key without",
     "is not a folder", "is not an http or https URL", "as a key", "is not taken", "no job in this file",
     "an empty command",
 )  # fmt: skip
