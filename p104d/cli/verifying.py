@@ -102,9 +102,10 @@ class Lines:
             if self._said.get(card) != test["state"]:
                 self._said[card], self._last[card] = test["state"], now
                 self._changed(test)
-            elif test["state"] == "running" and now - self._last[card] >= HEARTBEAT_SECONDS:
+            elif test["state"] in ("running", "waiting") and now - self._last[card] >= HEARTBEAT_SECONDS:
                 self._last[card] = now
-                self._write(f"{label(test)}: {how_far(test)}")
+                running = test["state"] == "running"
+                self._write(f"{label(test)}: {how_far(test)}") if running else self._changed(test)
 
     def _changed(self, test: dict[str, Any]) -> None:
         if test["state"] in _ENDED:

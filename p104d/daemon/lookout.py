@@ -48,8 +48,9 @@ class Lookout:
 
     def warnings(self) -> Sequence[str]:
         """What a person should know of running jobs and of the cards' health, beside what the rig itself says."""
-        now = self._loop.clock.now()
-        return [*self._warnings, *self.slowness.warnings(), *self.care.warnings(now), *self.sampler.warnings()]
+        now, trouble = self._loop.clock.now(), self._loop.trouble.text
+        cards = [*self.slowness.warnings(), *self.care.warnings(now), *self.sampler.warnings()]
+        return [*([trouble] if trouble else []), *self._warnings, *cards]
 
     def _kinds(self) -> dict[str, CardKind]:
         records = self._loop.rig.records

@@ -9,6 +9,7 @@ had taken are taken again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ from p104d.daemon.notify import owe_for_card
 from p104d.daemon.observe import Capacity, Observer
 from p104d.daemon.proofs import Proofs
 from p104d.daemon.rig import Rig, holds_by_card
+from p104d.daemon.trouble import Trouble
 from p104d.daemon.waiters import Waiters
 from p104d.daemon.work import Work
 from p104d.policy.retry import Stop
@@ -83,6 +85,7 @@ class Loop:
         self._lingering = False
         self._dirty = True
         self._deadline: float | None = 0.0
+        self.trouble = Trouble()
         self.waiters = Waiters()
         self.counts = Counts()
         self._actor = Actor(self)
@@ -132,22 +135,17 @@ class Loop:
         if self._deadline is not None:
             left = min(left, max(0.0, self._deadline - self.clock.now()))
         if left <= 0 or self._wake.is_set():
-            # Waiting for an event that is set would give nobody else a turn.
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # to wait for an event that is set would give nobody else a turn
             return
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(left):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
 
     def _careful_step(self) -> None:
         """A step nobody asked for: what goes wrong is said in the log and tried again, never the end of the loop."""
         try:
-            self.step()
-        except UnavailableError as error:
-            log.error("%s", error.line(), extra={"action": "step_failed"})
-            self._try_again()
+            with contextlib.suppress(UnavailableError):  # it was noted, and is tried again
+                self.step()
         except Exception:
             log.exception("a step failed", extra={"action": "step_failed"})
             self._try_again()
@@ -185,10 +183,12 @@ class Loop:
         except BaseException as error:
             self._events.extendleft(reversed(events))
             if isinstance(error, UnavailableError):
+                self.trouble.meet(error.line(), self.clock.monotonic())
                 self._try_again()
             else:
                 self._wake.set()
             raise
+        self.trouble.over()
         for uuid, record in saves.items():
             if self._save.get(uuid) is record:
                 del self._save[uuid]
@@ -271,8 +271,8 @@ class Loop:
 
     def snapshot(self, conn: Connection, attempts: list[OpenAttempt], now: float) -> Snapshot:
         """What the policy sees at this moment."""
-        views = self.rig.views(attempts)
-        return self.observer.snapshot(conn, now=now, paused=self.paused, cards=views, attempts=attempts)
+        cards = self.rig.views(attempts)
+        return self.observer.snapshot(conn, now=now, paused=self.paused, cards=cards, attempts=attempts)
 
     def peek(self, conn: Connection, attempts: list[OpenAttempt], now: float) -> Snapshot:
         """A snapshot for explaining, which does not move the observer on."""

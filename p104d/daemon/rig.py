@@ -17,7 +17,7 @@ from p104d.daemon.events import CardBad
 from p104d.daemon.sights import Changes, Onlooker, Sight
 from p104d.hardware.catalog import lookup, promised_bytes
 from p104d.hardware.messages import Cycle, DriverProblem
-from p104d.policy.health import Condition, card_condition, card_warnings, fault_text, suspicion
+from p104d.policy.health import UNPROVEN, Condition, card_condition, card_warnings, fault_text, suspicion
 from p104d.policy.proof import Candidate, is_first, is_thin, too_little_left
 from p104d.store.cards import CardRecord
 from p104d.store.reads import OpenAttempt
@@ -203,6 +203,8 @@ class Rig:
         holder = self._taken.get(uuid)
         if holder is not None and found.closed is None:
             return Condition(state=CardState.SUSPECT, note=holder, closed=holder)
+        if found.closed == UNPROVEN and (stands := self.candidate(uuid, jobs).hindrance) is not None:
+            return msgspec.structs.replace(found, note=f"{UNPROVEN}: {stands}")
         hot = self.too_hot(uuid)
         if hot is not None and found.closed is None:
             return msgspec.structs.replace(found, note=hot, closed=hot, temporary=True)

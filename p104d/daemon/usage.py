@@ -176,6 +176,8 @@ class Usage:
             ("mean_memory_clock_mhz", _least(card.memory_clock.mean for card in cards), "MHz"),
             ("link_lanes_gen1", _least(card.link.most for card in cards), "lanes"),
         ]
+        if joules is not None:
+            figures.append(("measured_seconds", min(power.seconds for power in powers), "s"))
         if joules is not None and joules > 0:
             if self._price > 0:
                 figures.append(("cost", joules / _JOULES_PER_WATT_HOUR / 1000 * self._price, self._currency))

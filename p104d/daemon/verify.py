@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 
@@ -24,6 +25,7 @@ from p104d.store import reads
 
 #: Progress is for eyes: no more often than this.
 _EVERY_SECONDS = 0.4
+_AGAIN_SECONDS = 15.0
 _ASKED = "asked for"
 _encode = msgspec.json.Encoder().encode
 
@@ -170,7 +172,10 @@ class Verify:
                 done = now.done
                 yield _encode(now) + b"\n"
                 if not done:
-                    await changed.wait()
+                    with contextlib.suppress(TimeoutError):
+                        # What a test waits for may change without any test doing so.
+                        async with asyncio.timeout(_AGAIN_SECONDS):
+                            await changed.wait()
                     # Several cards' progress comes as one line.
                     await asyncio.sleep(_EVERY_SECONDS)
         finally:

@@ -34,6 +34,7 @@ USAGE = (
     "mean_sm_clock_mhz",
     "mean_memory_clock_mhz",
     "link_lanes_gen1",
+    "measured_seconds",
     "cost",
     "joules_per_token",
     "watt_hours_per_1000_tokens",

@@ -65,7 +65,8 @@ _BAD_VERDICTS = {
     Verdict.FAILED: "its memory test could not finish",
 }
 
-_UNPROVEN = "its memory is not proven yet"
+#: What placement is told of a card that waits for its first test.
+UNPROVEN = "its memory is not proven yet"
 
 #: Below this load a card may save power by a slower link; only a busy one shows what the link can do.
 _BUSY_PERCENT = 50
@@ -143,7 +144,7 @@ def card_condition(
     if not proven:
         # Jobs of an unverified card can only be from a release that knew no proof; they are not disturbed.
         state = CardState.BUSY if jobs else CardState.VERIFYING
-        return Condition(state=state, note=_UNPROVEN, closed=_UNPROVEN, temporary=True)
+        return Condition(state=state, note=UNPROVEN, closed=UNPROVEN, temporary=True)
     if verifying:
         return Condition(state=CardState.VERIFYING)
     return Condition(state=CardState.BUSY if jobs else CardState.READY)

@@ -200,7 +200,7 @@ def test_every_name_is_reserved() -> None:
         Measurement(name="iterations", value=1.0, unit="it"),
     )
     assert set(figures(usage, *read)) < RESERVED_NAMES
-    assert len(RESERVED_NAMES) == 8 + 16
+    assert len(RESERVED_NAMES) == 8 + 17
 
 
 def test_attempts_of_one_job_are_apart() -> None:
