@@ -13,10 +13,10 @@ from test_daemon_json import check
 
 from p104d.core.units import iso
 
-#: A bar of tqdm's, ten steps a second; it stands at 30 of 100 until the file ``go`` is there.
+#: A bar of tqdm's, ten steps a second; it stands at 30 of 100 until the file ``bar-goes-on`` is there.
 BAR = """
 for i in $(seq 1 30); do printf '\\r%3d%%|###| %d/100 [00:%02d<00:07, 10.00it/s]' $i $i $((i / 10)) >&2; done
-while [ ! -e go ]; do sleep 0.05; done
+while [ ! -e bar-goes-on ]; do sleep 0.05; done
 for i in $(seq 31 100); do printf '\\r%3d%%|###| %d/100 [00:%02d<00:00, 10.00it/s]' $i $i $((i / 10)) >&2; done
 echo
 """
@@ -27,15 +27,15 @@ def figures(job: dict) -> dict[str, float]:
 
 
 def test_a_running_jobs_speed_progress_and_end(rig: Rig) -> None:
-    (rig.work / "go").unlink(missing_ok=True)
     job = rig.sh(BAR, measure=["tqdm"], labels={"model": "sdxl"})
     found = eventually(lambda: (now := rig.show(job))["progress_percent"] and now)
     assert found["progress_percent"] == 30 and figures(found)["iterations_per_second"] == 10
     assert found["estimated_end_at"] is not None
     [listed] = [each for each in rig.status()["running"] if each["id"] == job]
     assert listed["progress_percent"] == 30
-    (rig.work / "go").touch()
+    (rig.work / "bar-goes-on").touch()
     assert rig.ends(job) == "succeeded"
+    (rig.work / "bar-goes-on").unlink()
     ended = rig.show(job)
     assert ended["progress_percent"] is None and figures(ended)["iterations"] == 100
 
