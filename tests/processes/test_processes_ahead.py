@@ -19,10 +19,16 @@ def _one_shim_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def waiting(rig: Rig) -> tuple[int, int]:
-    """(The only shim, its child), once both wait."""
-    [shim] = await eventually(lambda: len(rig.shims()) == 1 and rig.shims())
-    [child] = await eventually(lambda: _blocked(identity.children(shim)))
-    return shim, child
+    """(The only shim, its child), once both wait. Both are looked for together: a shim that was the only one a moment
+    ago may be dying."""
+
+    def both() -> tuple[int, int] | None:
+        shims = rig.shims()
+        children = _blocked(identity.children(shims[0])) if len(shims) == 1 else []
+        return (shims[0], children[0]) if children else None
+
+    found: tuple[int, int] = await eventually(both)
+    return found
 
 
 def _blocked(children: list[int]) -> list[int]:
