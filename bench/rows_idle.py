@@ -35,12 +35,16 @@ def measure(setting: Setting) -> list[Row]:
         elapsed = time.monotonic() - started
         used = {name: (cpu_nanoseconds(found) - before[name]) / elapsed / 1e7 for name, found in pids.items()}
         memory = {name: float(memory_bytes(found)) for name, found in pids.items()}
+    return cost_rows(f"idle, {CARDS} cards at 1 Hz, daemon and children", used, memory)
+
+
+def cost_rows(what: str, used: dict[str, float], memory: dict[str, float]) -> list[Row]:
+    """The two rows of what it costs: per cent of one core and bytes, by name, ours as ``p104d``."""
     cpu, size = Ratios(used.pop("p104d")), Ratios(memory.pop("p104d"))
     for name in used:
         if used[name] > 0:
             cpu.against(name, used[name])
         size.against(name, memory[name])
-    what = f"idle, {CARDS} cards at 1 Hz, daemon and children"
     return [
         Row(
             f"{what}: of one core",

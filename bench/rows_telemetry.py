@@ -20,9 +20,10 @@ from bench.peers import prometheus
 from bench.peers.poller import NAMES, Poller
 from bench.proc import cpu_nanoseconds, memory_bytes
 from bench.queues import Unavailable
-from bench.setting import Setting, folder, spread
+from bench.rows_idle import cost_rows
+from bench.setting import Setting, folder
 from bench.stats import interleaved, median
-from bench.table import Ratios, Row, mebibytes, milliseconds
+from bench.table import Ratios, Row, milliseconds
 from bench.telemetry_load import LoadedCard, cycles
 from p104d.core.card import CardReading
 from p104d.core.clock import ManualClock
@@ -48,7 +49,6 @@ VARYING = (
     "pcie_receive_bytes_per_second",
 )
 BYTES_LIMIT, READ_LIMIT_SECONDS, MONTH_LIMIT = 0.55, 0.015, 250e6
-CPU_LIMIT_PERCENT, MEMORY_LIMIT = 1.0, 80 * 2**20
 
 
 @dataclass(frozen=True)
@@ -209,30 +209,4 @@ def measure_looking(setting: Setting) -> list[Row]:
         elapsed = time.monotonic() - started
         used = {name: (cpu_nanoseconds(found) - before[name]) / elapsed / 1e7 for name, found in pids.items()}
         memory = {name: float(memory_bytes(found)) for name, found in pids.items()}
-    cpu, size = Ratios(used.pop("p104d")), Ratios(memory.pop("p104d"))
-    for name in used:
-        cpu.against(name, used[name])
-        size.against(name, memory[name])
-    what = f"looking at {CARDS} cards at 1 Hz, recording"
-    return [
-        Row(
-            f"{what}: of one core",
-            _percent(cpu.ours),
-            spread(used, _percent),
-            cpu.text,
-            f"< {CPU_LIMIT_PERCENT:.0f} %",
-            cpu.ours < CPU_LIMIT_PERCENT,
-        ),
-        Row(
-            f"{what}: memory (PSS)",
-            mebibytes(size.ours),
-            spread(memory, mebibytes),
-            size.text,
-            f"< {mebibytes(MEMORY_LIMIT)}",
-            size.ours < MEMORY_LIMIT,
-        ),
-    ]
-
-
-def _percent(value: float) -> str:
-    return f"{value:.2f} %"
+    return cost_rows(f"looking at {CARDS} cards at 1 Hz, recording", used, memory)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from typing import Any
 
 from p104d.cli.proof import label, outcome
 from p104d.cli.text import local, wrap
+from p104d.cli.whole_file import replacing
 from p104d.core.errors import P104Error, UsageError
 from p104d.core.units import GIB, format_size
 
@@ -122,19 +122,6 @@ def bad_rows(test: dict[str, Any]) -> dict[int, dict[int, int]]:
 
 
 def write(picture: Any, path: str, kind: str = "png") -> None:
-    """Draw beside ``path`` and rename, so that a file of that name is always a whole picture."""
-    try:
-        handle, draft = tempfile.mkstemp(prefix=".p104-", suffix=f".{kind}", dir=os.path.dirname(path) or ".")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                picture.savefig(stream, format=kind)
-                # mkstemp's file is the maker's alone; a picture is an ordinary file. The umask is only read by setting.
-                mask = os.umask(0o077)
-                os.umask(mask)
-                os.fchmod(stream.fileno(), 0o666 & ~mask)
-            os.replace(draft, path)
-        finally:
-            if os.path.exists(draft):
-                os.unlink(draft)
-    except OSError as error:
-        raise P104Error(f"{path}: {(error.strerror or str(error)).lower()}", mend="name a place to write to") from error
+    """Draw it as the file ``path``, whole or not at all."""
+    with replacing(path, ".p104-", f".{kind}") as stream:
+        picture.savefig(stream, format=kind)

@@ -13,7 +13,7 @@ from p104d.hardware.catalog import first_verdict, lookup
 from p104d.hardware.cuda import OUT_OF_MEMORY
 from p104d.memtest.messages import TestResult
 from p104d.memtest.tester import EndKind, TestEnd
-from p104d.memtest.verdict import Judgement, judge
+from p104d.memtest.verdict import Judgement, judge, judge_failure
 from p104d.policy.proof import GOOD, LEAST_COVERAGE, deeper, may_lift
 from p104d.store.cards import CardRecord
 from p104d.store.proofs import EndedTest
@@ -99,10 +99,11 @@ def _still_due(record: CardRecord, test: Running) -> DueTest | None:
 
 def _judgement(record: CardRecord, end: TestEnd) -> Judgement:
     if end.result is None:
-        return Judgement(verdict=Verdict.FAILED, proven_bytes=None, text=end.text or "it ended without a word")
+        return judge_failure(end.text)
     if not end.result.errors and _coverage(end.result) < LEAST_COVERAGE:
-        text = f"only {format_size(end.result.tested_bytes)} of it can be had, and nobody is known to hold the rest"
-        return Judgement(verdict=Verdict.FAILED, proven_bytes=None, text=text)
+        return judge_failure(
+            f"only {format_size(end.result.tested_bytes)} of it can be had, and nobody is known to hold the rest"
+        )
     identity = record.identity
     entry = lookup(identity.device_id, identity.name)
     locked = first_verdict(entry, identity.memory_total_bytes) is Verdict.LOCKED

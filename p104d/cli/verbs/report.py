@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from typing import Any
 
 import click
 
 from p104d.cli.common import client, json_option, lines, out, print_json
 from p104d.cli.verbs import VERBS
-from p104d.core.errors import P104Error
 
 #: A busy year takes the daemon seconds to add up.
 _PATIENCE_SECONDS = 300.0
@@ -61,19 +58,8 @@ def _written(report: dict[str, Any], form: str) -> list[str]:
 
 
 def _write(path: str, text: str) -> None:
-    """Write beside ``path`` and rename: a file of that name is always a whole report, also while cron replaces it."""
-    try:
-        handle, draft = tempfile.mkstemp(prefix=".p104-report-", dir=os.path.dirname(path) or ".")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                # mkstemp's file is the maker's alone; a report is an ordinary file. The umask is only read by setting.
-                mask = os.umask(0o077)
-                os.umask(mask)
-                os.fchmod(stream.fileno(), 0o666 & ~mask)
-            os.replace(draft, path)
-        finally:
-            if os.path.exists(draft):
-                os.unlink(draft)
-    except OSError as error:
-        raise P104Error(f"{path}: {(error.strerror or str(error)).lower()}", mend="name a place to write to") from error
+    """The report as a file, also while cron replaces it."""
+    from p104d.cli.whole_file import replacing
+
+    with replacing(path, ".p104-report-") as stream:
+        stream.write(text.encode())
