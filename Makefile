@@ -9,17 +9,20 @@ VENV := .venv
 BENCH_VENV := .venv-bench
 BIN := $(CURDIR)/$(VENV)/bin
 WORKERS ?= 2
+MINUTES ?= 10
 ARGS ?=
 
 .NOTPARALLEL:
 .SUFFIXES:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint ptx ptx-check check format bench wheel install uninstall clean
+.PHONY: help venv demo test torture soak lint ptx ptx-check check format bench wheel install uninstall clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo        start a daemon (on the real cards, else on a simulated rig), run sample jobs, leave nothing behind'
 	@echo 'make test        the tests'
+	@echo 'make torture     the long form of the tests that have one: 10,000 kills, 100,000 fuzzed requests (hours)'
+	@echo 'make soak        MINUTES=10 of mixed load with faults on a simulated rig of 12 cards; what grew meanwhile'
 	@echo 'make check       linters, types, import layers, then the tests: what CI runs'
 	@echo 'make bench       the budgets, beside task-spooler, HyperQueue and huey'
 	@echo 'make ptx         compile the memory test kernels again (make ptx-check: they are as compiled, and assemble)'
@@ -44,6 +47,12 @@ demo: $(VENV)/.stamp-demo
 
 test: $(VENV)/.stamp-demo $(VENV)/.stamp-test
 	@PATH='$(BIN)':"$$PATH" '$(BIN)/python' -m pytest -n $(WORKERS) $(ARGS)
+
+torture: $(VENV)/.stamp-demo $(VENV)/.stamp-test
+	@PATH='$(BIN)':"$$PATH" P104_TORTURE=1 '$(BIN)/python' -m pytest -n $(WORKERS) -m torture $(ARGS)
+
+soak: $(VENV)/.stamp-demo $(VENV)/.stamp-test
+	@PATH='$(BIN)':"$$PATH" '$(BIN)/python' -m soak --minutes $(MINUTES) $(ARGS)
 
 lint: $(VENV)/.stamp-demo $(VENV)/.stamp-test $(VENV)/.stamp-check
 	'$(BIN)/ruff' check .
