@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,23 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from p104d.core.errors import UnavailableError
 
+#: What SQLite answers where the file is not what it wrote: no space and no second try will mend that.
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 #: Pages of 4 KiB; together with mmap off this bounds the daemon's memory however large the queue grows.
 _CACHE_PAGES = 2000
 #: The WAL is checkpointed at this many pages: SQLite's own default, written down because budgets lean on it.
 _CHECKPOINT_PAGES = 1000
+
+
+class DamagedError(UnavailableError):
+    """The file itself is damaged; the daemon has to be started anew to restore it."""
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether this is SQLite's word that the file's content is not what it wrote."""
+    driver = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    code = getattr(driver, "sqlite_errorcode", None)
+    return isinstance(driver, sqlite3.DatabaseError) and code is not None and code & 0xFF in _DAMAGE
 
 
 def _prepare(engine: Engine, *, synchronous: str, begin: str) -> None:
@@ -52,16 +65,18 @@ def _prepare(engine: Engine, *, synchronous: str, begin: str) -> None:
 class Database:
     """One SQLite file with one writing connection and reading ones beside it, all of this process alone.
 
-    ``write()`` and ``read()`` give a connection inside a transaction. When ``write()`` raises
+    ``write()`` and ``read()`` give a connection inside a transaction. When one raises
     UnavailableError nothing of the transaction is to be relied on: the disk was full (rolled back) or the commit's
     fate is unknown (an I/O error); either way the file was closed and the next use opens it again, so that the caller
     reads afresh. Where it cannot be opened (the disk still full) each use raises UnavailableError until it can.
+    A DamagedError is for good: ``on_damage`` is called with its text too.
     """
 
     def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
         self.path = path
         self._synchronous = synchronous
         self._is_open = False
+        self.on_damage: Callable[[str], None] = lambda _: None
         self._ready()
 
     def _ready(self) -> None:
@@ -69,12 +84,18 @@ class Database:
             return
         try:
             self._open()
-        except sa.exc.OperationalError as error:
-            raise self._unavailable("opened", error) from error
+        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+            raise self._failed("opened", error) from error
         self._is_open = True
 
-    def _unavailable(self, done: str, error: sa.exc.OperationalError | sqlite3.OperationalError) -> UnavailableError:
-        why = error.orig if isinstance(error, sa.exc.OperationalError) else error
+    def _failed(self, done: str, error: sa.exc.DatabaseError | sqlite3.DatabaseError) -> BaseException:
+        """What to raise instead of ``error``; errors of ours (a constraint, a wrong statement) stay what they are."""
+        why = error.orig if isinstance(error, sa.exc.DatabaseError) else error
+        if is_damage(error):
+            self.on_damage(str(why))
+            return DamagedError(f"the queue is damaged: {why}", mend="p104d restores it when it starts again")
+        if not isinstance(why, sqlite3.OperationalError):
+            return error
         mend = f"free space on or check the disk of {self.path}"
         return UnavailableError(f"the queue cannot be {done}: {why}", mend=mend)
 
@@ -93,19 +114,26 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """A writing transaction; commits at the end, rolls back when the block raises."""
         self._ready()
-        try:
-            with self._write_connection.begin():
-                yield self._write_connection
-        except (sa.exc.OperationalError, sqlite3.OperationalError) as error:
-            self.close()
-            raise self._unavailable("written", error) from error
+        with self._guarded("written"), self._write_connection.begin():
+            yield self._write_connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A reading transaction: everything in it sees one state of the database."""
         self._ready()
-        with self._read_connection.begin():
+        with self._guarded("read"), self._read_connection.begin():
             yield self._read_connection
+
+    @contextmanager
+    def _guarded(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+            instead = self._failed(done, error)
+            if instead is error:
+                raise
+            self.close()
+            raise instead from error
 
     def reopen(self) -> None:
         """Drop every connection and open the file again."""
@@ -117,10 +145,15 @@ class Database:
         if not self._is_open:
             return
         self._is_open = False
-        self._read_connection.close()
-        self._reader.dispose()
-        self._write_connection.close()
-        self._writer.dispose()
+        for close in (
+            self._read_connection.close,
+            self._reader.dispose,
+            self._write_connection.close,
+            self._writer.dispose,
+        ):
+            # A connection whose disk fails complains once more about the rollback.
+            with contextlib.suppress(sa.exc.DatabaseError, sqlite3.DatabaseError):
+                close()
 
     def copy_to(self, target: Path) -> None:
         """Write a consistent copy to ``target`` (which must not exist) while the queue goes on. Safe in a thread."""

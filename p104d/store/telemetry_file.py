@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from p104d.core.errors import UnavailableError
-from p104d.store.engine import Database
+from p104d.store.engine import Database, is_damage
 from p104d.store.migrate import MigrationError
 from p104d.store.telemetry_metrics import ALL_METRICS
 
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 #: "P104" as SQLite's application id: what marks a file as ours.
 APPLICATION_ID = 0x50313034
-_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 #: KiB. History is read seldom and by the range; a large cache would only be memory.
 _CACHE_KIB = 1024
 
@@ -146,34 +145,36 @@ class TelemetryFile(Database):
             super().__init__(path, synchronous="NORMAL")
 
     def _open(self) -> None:
-        try:
-            upgrade(self.path)
-            super()._open()
-            for connection in (self._write_connection, self._read_connection):
-                driver = connection.connection.driver_connection
-                assert isinstance(driver, sqlite3.Connection)
-                driver.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
-        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
-            self._judge(error, "opened")
+        upgrade(self.path)
+        super()._open()
+        for connection in (self._write_connection, self._read_connection):
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            driver.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
 
-    def _unavailable(self, done: str, error: sa.exc.OperationalError | sqlite3.OperationalError) -> UnavailableError:
-        return unavailable(self.path, done, error.orig if isinstance(error, sa.exc.OperationalError) else error)
+    def _failed(self, done: str, error: sa.exc.DatabaseError | sqlite3.DatabaseError) -> BaseException:
+        cause = error.orig if isinstance(error, sa.exc.DatabaseError) else error
+        if is_damage(error):
+            self._put_aside()
+        elif not isinstance(cause, sqlite3.OperationalError):
+            return error
+        return unavailable(self.path, done, cause)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A writing transaction; see ``Database``."""
-        with self._lock, self._guard("written"), super().write() as connection:
+        with self._lock, super().write() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A reading transaction; see ``Database``."""
-        with self._lock, self._guard("read"), super().read() as connection:
+        with self._lock, super().read() as connection:
             yield connection
 
     def shrink(self, pages: int) -> None:
         """Give so many free pages back to the disk."""
-        with self._lock, self._guard("written"):
+        with self._lock, self._guarded("written"):
             self._ready()
             driver = self._write_connection.connection.driver_connection
             assert isinstance(driver, sqlite3.Connection)
@@ -184,21 +185,6 @@ class TelemetryFile(Database):
         """Close all connections."""
         with self._lock, contextlib.suppress(sa.exc.SQLAlchemyError):
             super().close()
-
-    @contextmanager
-    def _guard(self, done: str) -> Iterator[None]:
-        try:
-            yield
-        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
-            self._judge(error, done)
-
-    def _judge(self, error: sa.exc.DatabaseError | sqlite3.DatabaseError, done: str) -> None:
-        cause = error.orig if isinstance(error, sa.exc.DatabaseError) else error
-        if getattr(cause, "sqlite_errorcode", 0) & 0xFF in _CORRUPT:
-            self._put_aside()
-        elif not isinstance(cause, sqlite3.OperationalError):
-            raise error
-        raise unavailable(self.path, done, cause) from error
 
     def _put_aside(self) -> None:
         self.close()

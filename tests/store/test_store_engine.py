@@ -17,7 +17,7 @@ from store_rig import add, check_counts, document, everything
 
 from p104d.core.errors import UnavailableError
 from p104d.store import sql
-from p104d.store.engine import Database
+from p104d.store.engine import DamagedError, Database
 
 
 def test_a_reader_sees_one_state(database: Database) -> None:
@@ -190,3 +190,32 @@ def test_a_disk_too_full_to_open_the_file_again(
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="cannot be opened"):
         Database(tmp_path / "nowhere" / "queue.db")
+
+
+def test_a_read_that_fails_is_told_and_the_file_opened_again(database: Database) -> None:
+    with pytest.raises(UnavailableError, match="cannot be read: disk I/O error"), database.read():
+        error = sqlite3.OperationalError("disk I/O error")
+        raise error
+    with database.read() as conn:
+        assert sql.value(conn, "SELECT 1") == 1
+
+
+def test_damage_is_told_apart_and_told(template: Path, tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    shutil.copy(template, path)
+    database = Database(path)
+    many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)"
+    with database.write() as conn:
+        sql.run(conn, f"INSERT INTO settings {many} SELECT 'key ' || i, 'value' FROM n")
+    database.close()
+    data = bytearray(path.read_bytes())
+    data[8 * 4096 :] = b"\xa5" * (len(data) - 8 * 4096)
+    path.write_bytes(data)
+    told: list[str] = []
+    database.on_damage = told.append
+    malformed = pytest.raises(DamagedError, match="damaged: database disk image is malformed")
+    with malformed as raised, database.read() as conn:
+        sql.value(conn, "SELECT sum(length(value)) FROM settings")
+    assert "restores it" in raised.value.line()
+    assert told == ["database disk image is malformed"]
+    database.close()
