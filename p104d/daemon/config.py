@@ -78,6 +78,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     log_limit: str = "16MiB"
     keep_jobs: str = "90d"
     keep_logs: str = "2GiB"
+    backup_every: str = "1d"
+    keep_backups: int = 2
     queue_limit: int = 2_000_000
     queue_limit_per_user: int = 2_000_000
     allow_root_jobs: bool = False
@@ -112,6 +114,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_limit_bytes: int
     keep_jobs_seconds: float
     keep_logs_bytes: int
+    backup_every_seconds: float
+    keep_backups: int
     queue_limit: int
     queue_limit_per_user: int
     allow_root_jobs: bool
@@ -169,8 +173,9 @@ def settle(config: Config, where: str = "configuration") -> Settings:
     launchers = ("auto", "zygote", "systemd")
     if config.launcher not in launchers:
         raise UsageError(f"{where}: launcher: {config.launcher!r} is none of {', '.join(launchers)}")
-    if config.max_parallel_loads < 1:
-        raise UsageError(f"{where}: max_parallel_loads: must be at least 1")
+    for key in ("max_parallel_loads", "keep_backups"):
+        if getattr(config, key) < 1:
+            raise UsageError(f"{where}: {key}: must be at least 1")
     for key in ("cpu_jobs", "queue_limit", "queue_limit_per_user", "max_pids"):
         if getattr(config, key) < 0:
             raise UsageError(f"{where}: {key}: must not be negative")
@@ -197,6 +202,8 @@ def settle(config: Config, where: str = "configuration") -> Settings:
         log_limit_bytes=size("log_limit"),
         keep_jobs_seconds=seconds("keep_jobs"),
         keep_logs_bytes=size("keep_logs"),
+        backup_every_seconds=seconds("backup_every"),
+        keep_backups=config.keep_backups,
         queue_limit=config.queue_limit,
         queue_limit_per_user=config.queue_limit_per_user,
         allow_root_jobs=config.allow_root_jobs,

@@ -19,7 +19,7 @@ from p104d.core.errors import RefusedError, UnavailableError
 from p104d.daemon import sdnotify
 from p104d.daemon.care import KEYS, Care
 from p104d.daemon.config import Settings
-from p104d.daemon.endings import Finished, Output, against_card, read_output, together
+from p104d.daemon.ends import Ends
 from p104d.daemon.history import HistoryReader
 from p104d.daemon.listening import listen, lock_state
 from p104d.daemon.lookout import Lookout
@@ -31,6 +31,7 @@ from p104d.daemon.paths import Places, make_folders
 from p104d.daemon.proofs import Proofs
 from p104d.daemon.reading import DaemonFacts
 from p104d.daemon.recover import recover
+from p104d.daemon.restore import RESCUE, check_queue, take_in_forgotten
 from p104d.daemon.rig import Rig
 from p104d.daemon.sampler import Sampler
 from p104d.daemon.service import DaemonService
@@ -41,8 +42,7 @@ from p104d.hardware.locks import CardLocks
 from p104d.hardware.rig import Rig as SimulatedRig
 from p104d.hardware.sensors import Sensors
 from p104d.processes import identity
-from p104d.processes.attempt import Key, Look, LookKind
-from p104d.processes.supervisor import Ended, Event, Supervisor
+from p104d.processes.supervisor import Supervisor
 from p104d.store import cards, reads
 from p104d.store.engine import Database
 from p104d.store.migrate import upgrade_in_child
@@ -73,24 +73,29 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Daemon:
-    """One daemon from start to stop. Jobs and their shims outlive it."""
+    """One daemon from start to stop. Jobs and their shims outlive it. ``doubt`` is what the one before it found wrong
+    with the queue's file."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, doubt: str | None = None) -> None:
         self._options = options
         self._places, self._settings = options.places, options.settings
         self._clock = WallClock()
         self._epoch = time.monotonic()
         self._locks = CardLocks()
         self._stopping = asyncio.Event()
-        self._sweeps: set[asyncio.Task[None]] = set()
+        self._doubt = doubt
+        #: What was found to be wrong with the queue's file while it was used; it wants to be restored.
+        self.damage: str | None = None
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. Raises P104Error where it cannot start."""
         make_folders(self._places, system=self._options.system)
         held = lock_state(self._places.state)
         try:
+            check_queue(self._places, self._clock.now(), self._doubt)
             upgrade_in_child(self._places.database)
             self._database = Database(self._places.database)
+            self._database.on_damage = self._damaged
             try:
                 await self._serve()
             finally:
@@ -99,8 +104,18 @@ class Daemon:
             self._locks.release_all()
             os.close(held)
 
+    def _damaged(self, what: str) -> None:
+        """End, for a new start to restore it; jobs do not notice. May be called from any thread."""
+        if self.damage is None:
+            self.damage = what
+            log.error("the queue is damaged: %s; starting anew", what, extra={"action": "damaged"})
+            self._asyncio.call_soon_threadsafe(self._stopping.set)
+
     async def _serve(self) -> None:
         boot_id = identity.boot_id()
+        self._asyncio = asyncio.get_running_loop()
+        jobs, keep = str(self._places.jobs), self._settings.keep_jobs_seconds
+        take_in_forgotten(self._database, jobs, self._clock.now(), keep_seconds=keep, boot_id=boot_id)
         self._build(boot_id)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
@@ -108,7 +123,7 @@ class Daemon:
         server: Server | None = None
         page: MetricsServer | None = None
         try:
-            await recover(self._loop, self._database, self._supervisor, boot_id, self._ended)
+            await recover(self._loop, self._database, self._supervisor, boot_id, self._ends.ended)
             listening = listen(self._places.socket, system=self._options.system)
             metrics = self._metrics()
             server = Server(self._service(metrics), Gate(user_mode=not self._options.system))
@@ -129,8 +144,7 @@ class Daemon:
             await self._sensors.close()
             await self._sampler.close()
             await self._supervisor.close()
-            for task in self._sweeps:
-                task.cancel()
+            self._ends.close()
 
     async def _work(self) -> None:
         # What start-up made lives as long as the daemon: the collector need not look at it again.
@@ -157,11 +171,11 @@ class Daemon:
             records = cards.load_cards(conn)
             paused = cards.get_setting(conn, "paused", "0") == "1"
             kept = {key: text for prefix in KEYS for key, text in cards.settings_below(conn, prefix).items()}
-            used = cards.get_setting(conn, "usage", "")
+            used, rescued = cards.get_setting(conn, "usage", ""), cards.get_setting(conn, RESCUE, "")
         self._supervisor = Supervisor(
             jobs_dir=str(self._places.jobs),
             runtime_dir=str(self._places.runtime / "shims"),
-            on_event=self._on_event,
+            on_event=lambda event: self._ends.on_event(event),
             system=self._options.system,
             launcher=cast(Literal["auto", "zygote", "systemd"], settings.launcher),
         )
@@ -184,6 +198,7 @@ class Daemon:
             boot_id=boot_id,
             paused=paused,
         )
+        self._loop.trouble.rescued = rescued
         self._loop.on_running_changed = self._tell_simulator
         self._loop.proofs.on_changed = self._tests_changed
         care = Care(settings, kept, lambda uuid: self._rig.was_testing(uuid, self._clock.monotonic()))
@@ -193,6 +208,7 @@ class Daemon:
         state = self._places.state
         self._sampler = Sampler(state / "telemetry.db", state, settings.sampling, self._clock)
         self._lookout = Lookout(self._loop, care, usage, self._sampler, lambda wanted: self._sensors.apply(wanted))
+        self._ends = Ends(self._loop, self._supervisor, self._lookout)
         self._sensors = Sensors(
             simulate=self._options.simulate,
             epoch=self._epoch,
@@ -228,52 +244,6 @@ class Daemon:
         service.warnings = self._lookout.warnings
         service.copy_telemetry = self._sampler.copy_to
         return service
-
-    # --- what the supervisor says ----------------------------------------------------------------------------------
-
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, Ended):
-            self._ended_soon(event.key, event.look)
-        else:
-            self._loop.post(event)
-
-    def _ended_soon(self, key: Key, look: Look) -> None:
-        if look.kind is LookKind.DEAD:
-            task = asyncio.create_task(self._ended(key, look))
-            self._sweeps.add(task)
-            task.add_done_callback(self._sweeps.discard)
-        else:
-            self._loop.post(self._finished(key, look))
-
-    async def _ended(self, key: Key, look: Look) -> None:
-        """Post an attempt's end; what a dead shim left is ended first, before its cards are free for others."""
-        if look.kind is LookKind.DEAD:
-            left = await self._supervisor.sweep(key)
-            if left:
-                log.error("%d processes of %s could not be ended", left, key, extra={"action": "sweep"})
-        self._loop.post(self._finished(key, look))
-
-    def _finished(self, key: Key, look: Look) -> Finished:
-        if key.kind != "job":
-            return Finished(key=key, look=look)
-        never_seen = self._lookout.appearances.never(key.id)
-        self._lookout.appearances.forget(key.id)
-        folder = self._supervisor.folder(key)
-        output = Output()
-        if look.exit is not None:
-            with self._database.read() as conn:
-                job = reads.facts(conn, key.id)
-            output = read_output(folder, job, look)
-        seconds = look.exit.wall_seconds if look.exit is not None else None
-        used = self._lookout.usage.ended(key.id, key.number, output.measurements, whole=output.whole, seconds=seconds)
-        return Finished(
-            key=key,
-            look=look,
-            never_seen=never_seen,
-            measurements=together(output.measurements, used),
-            model=output.model,
-            complaint=against_card(folder, look),
-        )
 
     # --- what the sensor says --------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from p104d.daemon.loop import Loop
 from p104d.daemon.reporting import CardNow, make_report
 from p104d.store import proofs as tests_store
 from p104d.store import records as store
+from p104d.store.engine import DamagedError
 
 T = TypeVar("T")
 _DAY = 86400.0
@@ -57,7 +58,11 @@ class HistoryReader:
 
     async def _aside(self, work: Callable[[], T]) -> T:
         async with self._one:
-            return await asyncio.to_thread(work)
+            try:
+                return await asyncio.to_thread(work)
+            except DamagedError as error:
+                self._loop.database.on_damage(error.message)
+                raise
 
     # --- records ---------------------------------------------------------------------------------------------------
 

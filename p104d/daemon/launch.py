@@ -13,6 +13,7 @@ from p104d.core.plan import Start
 from p104d.daemon.accounts import account, base_environment, own_account
 from p104d.daemon.config import Settings
 from p104d.processes.attempt import LaunchSpec
+from p104d.store.forgotten import Origin
 from p104d.store.reads import JobFacts
 from p104d.store.schedules import Owed
 
@@ -47,7 +48,22 @@ def launch_spec(job: JobFacts, number: int, start: Start | None, settings: Setti
         pids_max=settings.max_pids,
         cards=tuple(cards),
         reserved_bytes=start.reserved_bytes if start else (),
+        annex=_origin(job),
     )
+
+
+def _origin(job: JobFacts) -> str:
+    """What the folder keeps of the job, should the queue forget it."""
+    origin = Origin(
+        name=job.name,
+        uid=job.uid,
+        user=job.user,
+        submitted_at=job.submitted_at,
+        spec=job.spec,
+        matrix=job.matrix,
+        kept=job.env.kept,
+    )
+    return msgspec.json.encode(origin).decode()
 
 
 def _environment(job: JobFacts, number: int, cards: Sequence[str], env: dict[str, str]) -> dict[str, str]:

@@ -49,8 +49,10 @@ class Lookout:
     def warnings(self) -> Sequence[str]:
         """What a person should know of running jobs and of the cards' health, beside what the rig itself says."""
         now, trouble = self._loop.clock.now(), self._loop.trouble.text
+        rescued = self._loop.trouble.rescued
         cards = [*self.slowness.warnings(), *self.care.warnings(now), *self.sampler.warnings()]
-        return [*([trouble] if trouble else []), *self._warnings, *cards]
+        told = [f"{rescued}; look at p104ctl list, then p104ctl resume"] if rescued else []
+        return [*([trouble] if trouble else []), *told, *self._warnings, *cards]
 
     def _kinds(self) -> dict[str, CardKind]:
         records = self._loop.rig.records

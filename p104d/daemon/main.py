@@ -22,13 +22,24 @@ def main(argv: list[str] | None = None) -> int:
     _log_to_stderr()
     os.umask(0o077)
     try:
-        asyncio.run(Daemon(_options(arguments)).run())
+        _run(_options(arguments))
     except P104Error as error:
         print(f"p104d: {error.line()}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _run(options: Options) -> None:
+    """One daemon, and where it finds its queue damaged, another one that restores it."""
+    doubt = None
+    while True:
+        daemon = Daemon(options, doubt)
+        asyncio.run(daemon.run())
+        doubt = daemon.damage
+        if doubt is None:
+            return
 
 
 class _Parser(argparse.ArgumentParser):

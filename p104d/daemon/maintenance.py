@@ -16,6 +16,8 @@ from p104d.daemon.loop import Loop
 from p104d.daemon.paths import Places
 from p104d.daemon.sampler import Sampler
 from p104d.store import lists, retention
+from p104d.store.backup import FOLDER, back_up, is_due
+from p104d.store.engine import DamagedError
 
 log = logging.getLogger(__name__)
 EVERY_SECONDS = 3600.0
@@ -35,6 +37,7 @@ class Maintenance:
         while not stopping.is_set():
             try:
                 await self.once()
+                await self._back_up()
                 await self._sampler.maintain()
             except UnavailableError as error:
                 log.error("%s", error.line(), extra={"action": "maintenance_failed"})
@@ -62,6 +65,19 @@ class Maintenance:
         notices = str(self._places.state / "notify")
         await asyncio.to_thread(_remove_notices, notices, self._loop.clock.now() - _NOTICES_KEPT_SECONDS)
         return forgotten
+
+    async def _back_up(self) -> None:
+        """A copy of the queue, where the last one is old. One that finds damage has the queue restored."""
+        loop, folder = self._loop, self._places.state / FOLDER
+        now, every = loop.clock.now(), loop.settings.backup_every_seconds
+        if not is_due(folder, now, every):
+            return
+        try:
+            path = await asyncio.to_thread(back_up, loop.database, folder, now, loop.settings.keep_backups)
+        except DamagedError as error:
+            loop.database.on_damage(error.message)
+            raise
+        log.info("the queue was copied to %s", path, extra={"action": "backup"})
 
     def _remove(self, ids: list[int]) -> None:
         for job_id in ids:

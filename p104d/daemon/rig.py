@@ -291,8 +291,8 @@ class Rig:
             if report is not None and report.fault is None and sight is not None and not sight.trusted:
                 found.append(f"card {record.identity.index} answers again; it is given work after a few good looks")
                 continue
-            if report is None and self.problem is not None and not self.sights:
-                continue  # the driver is what is missing, and that was said
+            if report is None and not self.sights and (self.problem is not None or not self.counted):
+                continue  # the driver is what is missing, and that was said; or nobody has looked yet
             found += card_warnings(report, record.identity, verdict=record.verdict, condition=condition)
             if record.proof is not None and record.proven_bytes and is_thin(record.proof):
                 share = f"{100 * (record.proof.coverage or 0):.0f} %"

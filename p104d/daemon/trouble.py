@@ -9,10 +9,12 @@ _SAY_AGAIN_SECONDS = 60.0
 
 
 class Trouble:
-    """One thing in the way at a time; ``text`` is None when there is none."""
+    """One thing in the way at a time; ``text`` is None when there is none. ``rescued`` tells that the queue had to be
+    restored, until a person lets it go on."""
 
     def __init__(self) -> None:
         self.text: str | None = None
+        self.rescued = ""
         self._told_at = float("-inf")
 
     def meet(self, text: str, now: float) -> None:

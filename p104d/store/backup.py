@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from p104d.core.errors import UnavailableError
-from p104d.store.engine import DamagedError, Database, is_damage
+from p104d.store.engine import MEND_DAMAGE, DamagedError, Database, is_damage
 
 FOLDER = "backup"
 _NAME = re.compile(r"queue-(\d{8}T\d{6})Z\.db")
@@ -72,13 +72,13 @@ def back_up(database: Database, folder: Path, now: float, keep: int) -> Path:
         database.copy_to(unfinished)
         wrong = problem(unfinished)
         if wrong is not None:
-            raise DamagedError(f"the queue is damaged: {wrong}")
+            raise DamagedError(f"the queue is damaged: {wrong}", mend=MEND_DAMAGE)
         make_durable(unfinished)
         os.replace(unfinished, target)
         make_durable(folder)
     except (OSError, sqlite3.Error) as error:
         if is_damage(error):
-            raise DamagedError(f"the queue is damaged: {error}") from error
+            raise DamagedError(f"the queue is damaged: {error}", mend=MEND_DAMAGE) from error
         mend = f"free space on or check the disk of {folder}"
         raise UnavailableError(f"the queue could not be backed up: {error}", mend=mend) from error
     finally:

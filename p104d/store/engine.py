@@ -22,6 +22,7 @@ from p104d.core.errors import UnavailableError
 
 #: What SQLite answers where the file is not what it wrote: no space and no second try will mend that.
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+MEND_DAMAGE = "p104d restores it and goes on in a moment"
 #: Pages of 4 KiB; together with mmap off this bounds the daemon's memory however large the queue grows.
 _CACHE_PAGES = 2000
 #: The WAL is checkpointed at this many pages: SQLite's own default, written down because budgets lean on it.
@@ -93,7 +94,7 @@ class Database:
         why = error.orig if isinstance(error, sa.exc.DatabaseError) else error
         if is_damage(error):
             self.on_damage(str(why))
-            return DamagedError(f"the queue is damaged: {why}", mend="p104d restores it when it starts again")
+            return DamagedError(f"the queue is damaged: {why}", mend=MEND_DAMAGE)
         if not isinstance(why, sqlite3.OperationalError):
             return error
         mend = f"free space on or check the disk of {self.path}"

@@ -20,6 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from p104d.core.errors import UnavailableError
 from p104d.store import sql
+from p104d.store.engine import MEND_DAMAGE, DamagedError, is_damage
 
 #: Rows of one listing of summaries; a rig has a few dozen kinds of work.
 MAX_GROUPS = 5000
@@ -56,8 +57,12 @@ def aside(path: Path) -> Iterator[Connection]:
                 yield connection
             finally:
                 driver.execute("ROLLBACK")
-    except (sa.exc.OperationalError, sqlite3.OperationalError) as error:
-        why = error.orig if isinstance(error, sa.exc.OperationalError) else error
+    except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+        why = error.orig if isinstance(error, sa.exc.DatabaseError) else error
+        if is_damage(error):
+            raise DamagedError(f"the queue is damaged: {why}", mend=MEND_DAMAGE) from error
+        if not isinstance(why, sqlite3.OperationalError):
+            raise
         raise UnavailableError(f"the records cannot be read: {why}", mend=f"check the disk of {path}") from error
     finally:
         engine.dispose()

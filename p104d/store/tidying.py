@@ -41,6 +41,28 @@ _AGREE = (
         AND (j.attempts > number OR j.state NOT IN ('starting', 'running', 'stopping')))
     """,
 )
+#: Whether a job may start follows from those that it waits for. One of them that is nowhere any more is for a person.
+_NEED = "(j.id = n.needs_job_id OR j.document_id = n.needs_document_id)"
+_WAITING = (
+    """
+    UPDATE jobs SET state = 'held', reason = 'a job that it needs was lost with a part of the queue'
+    WHERE state = 'queued' AND EXISTS (
+        SELECT 1 FROM needs n WHERE n.document_id = jobs.document_id
+        AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = n.needs_job_id)
+        AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.document_id = n.needs_document_id))
+    """,
+    f"""
+    UPDATE jobs SET blocked = EXISTS (
+        SELECT 1 FROM needs n JOIN jobs j ON {_NEED} WHERE n.document_id = jobs.document_id AND j.state <> 'succeeded')
+    WHERE state IN ('queued', 'held') AND document_id IN (SELECT document_id FROM needs)
+    """,  # noqa: S608 - a constant
+)
+_DOOMED = f"""
+    UPDATE jobs SET state = 'cancelled', reason = 'a job that it needs did not succeed'
+    WHERE state IN ('queued', 'held') AND EXISTS (
+        SELECT 1 FROM needs n JOIN jobs j ON {_NEED}
+        WHERE n.document_id = jobs.document_id AND j.state IN ('failed', 'cancelled', 'lost'))
+"""  # noqa: S608 - a constant
 
 
 def tidy(connection: sqlite3.Connection, *, skipped_ids: int) -> int:
@@ -52,8 +74,10 @@ def tidy(connection: sqlite3.Connection, *, skipped_ids: int) -> int:
     _requirements_again(connection)
     for statement in _ORPHANS:
         dropped += connection.execute(statement).rowcount
-    for statement in _AGREE:
+    for statement in (*_AGREE, *_WAITING):
         connection.execute(statement)
+    while connection.execute(_DOOMED).rowcount:
+        pass  # and those that need them in turn
     _count_again(connection)
     _ids_go_on(connection, skipped_ids)
     return dropped
