@@ -123,14 +123,13 @@ def find(tag: str) -> Base | None:
 def create(path: str) -> None:
     """Make the group ``path``.
 
-    A group left by an earlier process of the same name is emptied first. Raises OSError when it cannot be made.
+    A group left by an earlier process of the same name is emptied first. Raises OSError when it cannot be made: where
+    a daemon that closed took the empty folder along, a shim that was born meanwhile must not leave it behind again.
     """
     try:
         os.mkdir(path)
     except FileExistsError:
         kill(path)
-    except FileNotFoundError:  # a daemon that closed took the empty base along
-        os.makedirs(path)
 
 
 def bound(path: str, ram_bytes: int, pids_max: int) -> None:

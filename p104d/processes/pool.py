@@ -128,6 +128,9 @@ class ZygoteLauncher:
         self._serve()
         if len(self._idle) > _KEEP:
             self._discard(self._idle.pop(0))
+        self._trim_later()
+
+    def _trim_later(self) -> None:
         if len(self._idle) > _KEEP_QUIET and self._trim is None:
             self._trim = asyncio.get_running_loop().call_later(_QUIET_SECONDS, self._shrink)
 
@@ -235,6 +238,7 @@ class ZygoteLauncher:
             self._all.add(shim)
             self._idle.append(shim)
             self._serve()
+            self._trim_later()  # it may come when the one that was to be spared it is free again
         elif self._waiting:  # no process, or here no descriptor, to be had: the attempt is told, not kept waiting
             text = data[1:] if data.startswith(b"!") else b"too many open files"
             self._waiting.popleft().watcher.failed(text.decode("utf-8", "replace"))

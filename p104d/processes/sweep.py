@@ -53,14 +53,16 @@ async def remove_base(groups: str, busy: Container[int | None], within_seconds: 
     ``busy`` shims (their pids) have jobs in it."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_seconds
-    while loop.time() < deadline:
+    while os.path.isdir(groups):
         remove_leftovers(groups)
         shims = [record.parse_group(name) for name in cgroup.leftovers(groups)]
-        if not any(shim is not None and shim[0] not in busy for shim in shims):
-            break
+        with contextlib.suppress(OSError):
+            os.rmdir(groups)
+            return
+        # An idle one, that was perhaps just born and has made its first group since, was told to end and is waited for.
+        if (shims and all(shim is None or shim[0] in busy for shim in shims)) or loop.time() > deadline:
+            return
         await asyncio.sleep(_AGAIN_SECONDS)
-    with contextlib.suppress(OSError):
-        os.rmdir(groups)
 
 
 async def sweep(folder: str, within_seconds: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
 from process_rig import Rig, drive, eventually, is_alive
@@ -121,6 +122,72 @@ def test_an_idle_shim_takes_its_child_along(cgroups: bool) -> None:
         assert base is None or not os.path.exists(base.path)  # and nothing is left for the next daemon
 
     drive(body, cgroups=cgroups)
+
+
+#: A zygote whose second shim comes when the first one's attempt has long ended.
+LATE = """
+import sys, time
+sys.path.append({root!r})
+from p104d.processes import zygote
+forks, fork = [], zygote.Zygote._fork
+def late(self, groups):
+    forks.append(groups)
+    if len(forks) == 2: time.sleep(0.5)
+    fork(self, groups)
+zygote.Zygote._fork = late
+zygote.main(int(sys.argv[1]))
+"""
+
+
+def test_a_shim_that_comes_late_does_not_stay() -> None:
+    async def body(rig: Rig) -> None:
+        await rig.run("true")
+        assert len(rig.shims()) == 1
+        await eventually(lambda: len(rig.shims()) == 2)
+        await eventually(lambda: len(rig.shims()) == 1, 5)
+
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    drive(body, zygote_argv=[sys.executable, "-I", "-S", "-X", "utf8", "-c", LATE.format(root=root)])
+
+
+def test_a_shim_born_late_leaves_no_folder_of_groups_behind() -> None:
+    """The daemon has closed, and taken the folder of the groups along, when the shim makes its first group."""
+    code = WAITING_TO_FORK.format(root=os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+    async def body(rig: Rig) -> None:
+        base = rig.supervisor.cgroup_base
+        if base is None:
+            pytest.skip("no cgroup v2 is writable here")
+        [shim] = await eventually(rig.shims)
+        await eventually(lambda: _is_stopped(shim))
+        try:
+            await rig.supervisor.close()
+            assert not os.path.exists(base.path)
+        finally:
+            os.kill(shim, signal.SIGCONT)
+        await eventually(lambda: not is_alive(shim))
+        assert not os.path.exists(base.path)
+
+    drive(body, zygote_argv=[sys.executable, "-I", "-S", "-X", "utf8", "-c", code])
+
+
+def _is_stopped(pid: int) -> bool:
+    with open(f"/proc/{pid}/status") as status:
+        return "State:\tT" in status.read()
+
+
+#: A zygote whose shims stop just before they make a group.
+WAITING_TO_FORK = """
+import os, signal, sys
+sys.path.append({root!r})
+from p104d.processes import ahead, zygote
+prepare = ahead.Ahead.prepare
+def stopped(self):
+    os.kill(os.getpid(), signal.SIGSTOP)
+    prepare(self)
+ahead.Ahead.prepare = stopped
+zygote.main(int(sys.argv[1]))
+"""
 
 
 def test_a_start_removes_the_groups_of_dead_shims() -> None:

@@ -1,0 +1,131 @@
+"""Kills at random moments while a client submits jobs of all kinds, cancels, holds and retries."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+
+from crash_rig import CrashRig, Process
+from customer import Customer
+from evidence import Evidence
+from workload import Maker, kind_of
+
+from p104d.core.errors import P104Error
+
+#: Of each hundred kills. The daemon's death is the matter; the others' is what makes its recovery hard.
+VICTIMS = {"daemon": 70, "shim": 20, "sensor": 5, "zygote": 5}
+#: The client does not run away from a rig that is dead most of the time.
+_MOST_ACTIVE = 24
+
+
+class Storm:
+    """``kills`` SIGKILLs, chosen by ``source``."""
+
+    def __init__(self, rig: CrashRig, source: random.Random, kills: int) -> None:
+        self.rig, self._random, self._kills = rig, source, kills
+        self.customer = Customer(rig)
+        self.killed = dict.fromkeys(VICTIMS, 0)
+        self._over = threading.Event()
+        self._problem: BaseException | None = None
+
+    def run(self) -> Evidence:
+        """All of it, and what is found afterwards."""
+        client = threading.Thread(target=self._client, args=(random.Random(self._random.random()),))
+        self.rig.start()
+        client.start()
+        try:
+            while sum(self.killed.values()) < self._kills and self._problem is None:
+                self._pause()
+                self._kill()
+        finally:
+            self._over.set()
+            client.join()
+        if self._problem is not None:
+            raise self._problem
+        assert self.rig.ready(), self.rig.tail()
+        self.customer.finish()
+        return self.customer.settle()
+
+    def _pause(self) -> None:
+        """Half of the kills come during the start and the recovery, which take about a tenth of a second; the others
+        leave a daemon that serves some time, however slow this machine is."""
+        if self._random.random() < 0.5:
+            time.sleep(0.15 * self._random.random())
+        elif self.rig.ready():
+            time.sleep(0.4 * self._random.random())
+
+    # --- killing ---------------------------------------------------------------------------------------------------
+
+    def _kill(self) -> None:
+        [kind] = self._random.choices(list(VICTIMS), list(VICTIMS.values()))
+        assert self.rig.daemon is not None
+        if kind == "daemon":
+            self.rig.daemon.kill()
+            self.rig.start()
+        else:
+            found = self._find(kind)
+            if not found:
+                return
+            victim = self._random.choice(found)
+            # Noted first: what dies of it may be seen before we come to write.
+            self.customer.ledger.note(what="killed", pid=victim.pid, start=victim.start)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim.pid, signal.SIGKILL)
+        self.killed[kind] += 1
+
+    def _find(self, kind: str) -> list[Process]:
+        assert self.rig.daemon is not None
+        family = self.rig.keeper.family()
+        if kind == "sensor":
+            return [each for each in family if each.is_sensor]
+        zygotes = {each.pid for each in family if each.is_shim_like and each.parent == self.rig.daemon.pid}
+        if kind == "zygote":
+            return [each for each in family if each.pid in zygotes]
+        # Not their children: one that has not executed yet is its job, and a job that is killed has just failed.
+        parents = zygotes | {self.rig.keeper.pid}
+        return [each for each in family if each.is_shim_like and each.parent in parents]
+
+    # --- the client ------------------------------------------------------------------------------------------------
+
+    def _client(self, source: random.Random) -> None:
+        try:
+            maker = Maker(self.customer.folder, source)
+            chained: set[int] = set()
+            while not self._over.is_set():
+                try:
+                    self._act(maker, source, chained)
+                except P104Error:
+                    self._over.wait(0.01)
+        except BaseException as problem:
+            self._problem = problem
+
+    def _act(self, maker: Maker, source: random.Random, chained: set[int]) -> None:
+        """Raises P104Error where nobody answers."""
+        customer = self.customer
+        active = customer.states()
+        what = source.random()
+        going = [job for job in active if kind_of(customer.jobs.get(job, "")) == "cancelled"]
+        if going and what < 0.25:
+            customer.cancel(source.choice(going))
+        elif what < 0.30 and (
+            over := [job for job in customer.jobs if job not in active and self._may_retry(job, chained)]
+        ):
+            customer.retry(source.choice(over))
+        elif what < 0.40 and active:
+            job = source.choice(list(active))
+            customer.do("hold", job)
+            while not customer.do("release", job) and customer.states().get(job) == "held":
+                pass
+        elif len(active) < _MOST_ACTIVE:
+            made = customer.submit(maker.next())
+            if len({customer.jobs[job] for job in made}) > 1:
+                chained.update(made)
+        else:
+            self._over.wait(0.02)
+
+    def _may_retry(self, job: int, chained: set[int]) -> bool:
+        return job not in chained and kind_of(self.customer.jobs[job]) in ("ok", "code", "gang", "shared")

@@ -1,0 +1,77 @@
+"""Every numbered point between two writes, messages or forks of a daemon, and of a shim: killed there, all is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import checker
+import pytest
+import scenarios
+from crash_rig import CrashRig
+from interposer import read_trace
+from points import Story, chosen
+from torture import LONG, amount
+
+#: In how many tests the points are killed at, for as many workers.
+PARTS = amount(4, 8)
+#: More than any attempt has points in its shim.
+SHIM_POINTS = 24
+
+
+@pytest.fixture(scope="session")
+def told() -> list[int]:
+    """The numbers of the points to be killed at; counted once, by the first test that asks."""
+    return []
+
+
+def _count(make_rig: Callable[[], CrashRig], told: list[int]) -> None:
+    if told:
+        return
+    rig = make_rig()
+    assert checker.check(Story(rig, "count").tell()) == []
+    points = read_trace(str(rig.trace))
+    numbers = [point.number for point in points]
+    assert numbers == list(range(1, len(points) + 1)) and len(points) > 300
+    if not LONG:
+        # Until it is ready it dies in the test of relapses.
+        ready = next(point.number for point in points if point.path.endswith("/daemon.log"))
+        numbers = chosen([point for point in points if point.number > ready])
+    told += numbers
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_daemon_dies_at_each_point_of_a_story(
+    part: int, make_rig: Callable[[], CrashRig], told: list[int], tell: Callable[[str], None]
+) -> None:
+    _count(make_rig, told)
+    begun, died = time.monotonic(), 0
+    mine = told[part::PARTS]
+    for number in mine:
+        rig = make_rig()
+        broken = checker.check(Story(rig, f"kill:{number}").tell())
+        assert not broken, (f"killed at point {number}: {rig.trace.read_text().splitlines()[-1:]}", broken)
+        died += rig.deaths > 0
+    seconds = time.monotonic() - begun
+    tell(f"part {part}: {died} of {len(mine)} points, {seconds / len(mine):.2f} s each")
+    # How many points there are depends on how requests and ends happen to share commits.
+    assert died >= len(mine) // 2
+
+
+@pytest.mark.torture
+def test_the_daemon_dies_at_each_point_of_its_recovery(rig: CrashRig, tell: Callable[[str], None]) -> None:
+    evidence, died = scenarios.relapses(rig, amount(5, 1))
+    tell(f"{died} deaths during start and recovery, {len(evidence.jobs)} jobs")
+    assert checker.check(evidence) == []
+    assert died >= amount(15, 80)
+
+
+@pytest.mark.torture
+def test_a_shim_dies_at_each_of_its_points(rig: CrashRig, tell: Callable[[str], None]) -> None:
+    evidence = scenarios.mortal_shims(rig, SHIM_POINTS, SHIM_POINTS * amount(3, 30))
+    assert checker.check(evidence) == []
+    outcomes = [made.outcome for made in evidence.attempts.values()]
+    tell(f"{len(evidence.jobs)} jobs: { ({kind: outcomes.count(kind) for kind in set(outcomes)}) }")
+    # Before its claim, between claim and record, and after: all three were met.
+    assert {"revoked", "lost", "succeeded"} <= set(outcomes)
