@@ -74,16 +74,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 class Daemon:
     """One daemon from start to stop. Jobs and their shims outlive it. ``doubt`` is what the one before it found wrong
-    with the queue's file."""
+    with the queue's file, ``insist`` that it was found again although a closer look showed nothing."""
 
-    def __init__(self, options: Options, doubt: str | None = None) -> None:
+    def __init__(self, options: Options, doubt: str | None = None, *, insist: bool = False) -> None:
         self._options = options
         self._places, self._settings = options.places, options.settings
         self._clock = WallClock()
         self._epoch = time.monotonic()
         self._locks = CardLocks()
         self._stopping = asyncio.Event()
-        self._doubt = doubt
+        self._doubt, self._insist = doubt, insist
         #: What was found to be wrong with the queue's file while it was used; it wants to be restored.
         self.damage: str | None = None
 
@@ -92,7 +92,7 @@ class Daemon:
         make_folders(self._places, system=self._options.system)
         held = lock_state(self._places.state)
         try:
-            check_queue(self._places, self._clock.now(), self._doubt)
+            check_queue(self._places, self._clock.now(), self._doubt, insist=self._insist)
             upgrade_in_child(self._places.database)
             self._database = Database(self._places.database)
             self._database.on_damage = self._damaged
@@ -274,8 +274,11 @@ class Daemon:
         """On a simulated rig a job's process uses as much memory as it reserved."""
         if self._options.simulate is None:
             return
-        with self._database.read() as conn:
-            attempts = reads.open_attempts(conn)
+        try:
+            with self._database.read() as conn:
+                attempts = reads.open_attempts(conn)
+        except UnavailableError:
+            return  # a step is done by now, and must not look as if it had failed
         jobs = [
             (attempt.pid, uuid, reserved)
             for attempt in attempts

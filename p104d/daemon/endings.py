@@ -32,12 +32,14 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt's end as its folder tells it, with what was measured; all reading of files is done by now.
 
     ``never_seen`` tells that its processes were looked for on its cards and never found; ``complaint`` is an error in
-    its output that may be its card's fault; ``model`` is what it said it loaded.
+    its output that may be its card's fault; ``model`` is what it said it loaded; ``note`` why nothing was started,
+    where that is not the job's own fault (``failure``).
     """
 
     key: Key
     look: Look | None
     failure: str | None = None
+    note: str | None = None
     host_died: bool = False
     never_seen: bool = False
     measurements: tuple[Measurement, ...] = ()
@@ -161,7 +163,7 @@ def _ending(conn: Connection, done: Finished, job: JobFacts) -> Ending:
     if done.failure is not None:
         return Ending(how=How.NOT_STARTED, stop=stop, note=done.failure)
     if done.look is None or done.look.kind in (LookKind.UNCLAIMED, LookKind.REVOKED):
-        return Ending(how=How.REVOKED, stop=stop)
+        return Ending(how=How.REVOKED, stop=stop, note=done.note)
     if done.look.exit is None:
         return Ending(how=How.HOST_DIED if done.host_died else How.SHIM_DIED, stop=stop)
     found = _exited(done.look.exit, stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from p104d.core.errors import UnavailableError
 from p104d.daemon.endings import Finished, Output, against_card, read_output, together
 from p104d.daemon.lookout import Lookout
 from p104d.daemon.loop import Loop
@@ -13,6 +14,8 @@ from p104d.processes.supervisor import Ended, Event, Supervisor
 from p104d.store import reads
 
 log = logging.getLogger(__name__)
+#: The queue's disk is full or fails: the next try to read it.
+_AGAIN_SECONDS = 1.0
 
 
 class Ends:
@@ -31,7 +34,7 @@ class Ends:
             self._sweeps.add(task)
             task.add_done_callback(self._sweeps.discard)
         else:
-            self._loop.post(self._finished(event.key, event.look))
+            self._post(event.key, event.look)
 
     async def ended(self, key: Key, look: Look) -> None:
         """Post an attempt's end; what a dead shim left is ended first, before its cards are free for others."""
@@ -39,7 +42,17 @@ class Ends:
             left = await self._supervisor.sweep(key)
             if left:
                 log.error("%d processes of %s could not be ended", left, key, extra={"action": "sweep"})
-        self._loop.post(self._finished(key, look))
+        self._post(key, look)
+
+    def _post(self, key: Key, look: Look) -> None:
+        """An end is told once: while the queue cannot be read it is kept, not lost."""
+        try:
+            done = self._finished(key, look)
+        except UnavailableError as error:
+            log.warning("the end of %s waits: %s", key, error.line(), extra={"action": "end_waits"})
+            asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._post, key, look)
+            return
+        self._loop.post(done)
 
     def close(self) -> None:
         """Leave what is being swept to the next daemon."""
@@ -49,14 +62,14 @@ class Ends:
     def _finished(self, key: Key, look: Look) -> Finished:
         if key.kind != "job":
             return Finished(key=key, look=look)
-        never_seen = self._lookout.appearances.never(key.id)
-        self._lookout.appearances.forget(key.id)
         folder = self._supervisor.folder(key)
         output = Output()
         if look.exit is not None:
             with self._loop.database.read() as conn:
                 job = reads.facts(conn, key.id)
             output = read_output(folder, job, look)
+        never_seen = self._lookout.appearances.never(key.id)
+        self._lookout.appearances.forget(key.id)
         seconds = look.exit.wall_seconds if look.exit is not None else None
         used = self._lookout.usage.ended(key.id, key.number, output.measurements, whole=output.whole, seconds=seconds)
         return Finished(

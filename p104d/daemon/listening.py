@@ -8,12 +8,17 @@ import fcntl
 import grp
 import os
 import socket
+import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from p104d.core.errors import P104Error
 
 GROUP = "p104"
 _BACKLOG = 1024
+#: To look whether somebody listens, and to listen, takes a millisecond.
+_PATIENCE_SECONDS = 5.0
 
 
 def lock_state(state: Path) -> int:
@@ -41,13 +46,41 @@ def listen(path: Path, *, system: bool) -> socket.socket:
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         short = f"/proc/self/fd/{folder}/{path.name}"
-        _make_way(short, path)
-        return _bind(short, path, system=system)
+        with _alone(path.parent):
+            _make_way(short, path)
+            return _bind(short, path, system=system)
     finally:
         os.close(folder)
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else replaces a socket there meanwhile: of two that find a dead daemon's, the later would take away what
+    the earlier has just made. A stranger who holds the lock of a folder for all delays a start, no more."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        yield
+        return
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    try:
+        while not _locked(descriptor) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _make_way(short: str, path: Path) -> None:
+    _must_be_a_socket(short, path)
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         probe.connect(short)
@@ -62,6 +95,17 @@ def _make_way(short: str, path: Path) -> None:
     finally:
         probe.close()
     raise P104Error(f"another daemon listens on {path}", mend="stop it, or name another socket with --socket")
+
+
+def _must_be_a_socket(short: str, path: Path) -> None:
+    """A file of another kind refuses connections as a dead daemon's socket does, and is not ours to remove; a symlink
+    leads to somebody else's."""
+    try:
+        mode = os.lstat(short).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise P104Error(f"{path} is in the way: it is no socket", mend="remove it, or use --socket")
 
 
 def _bind(short: str, path: Path, *, system: bool) -> socket.socket:

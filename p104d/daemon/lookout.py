@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
@@ -77,7 +78,8 @@ class Lookout:
             loop.post(bad)
         if changes.gone:
             loop.post(CardsGone(tuple(changes.gone)))
-        self._watch(cycle)
+        with contextlib.suppress(UnavailableError):  # the next look is soon; who needs the queue more says so
+            self._watch(cycle)
 
     def close(self, now: float) -> None:
         """Store what is to be remembered; ``now`` is CLOCK_MONOTONIC."""

@@ -34,6 +34,7 @@ from p104d.daemon.proofs import Proofs
 from p104d.daemon.rig import Rig, holds_by_card
 from p104d.daemon.trouble import Trouble
 from p104d.daemon.waiters import Waiters
+from p104d.daemon.walltime import WallTime
 from p104d.daemon.work import Work
 from p104d.policy.retry import Stop
 from p104d.policy.schedule import plan
@@ -88,6 +89,7 @@ class Loop:
         self.trouble = Trouble()
         self.waiters = Waiters()
         self.counts = Counts()
+        self._wall = WallTime(clock)
         self._actor = Actor(self)
 
     # --- being woken -----------------------------------------------------------------------------------------------
@@ -131,9 +133,7 @@ class Loop:
             stop.cancel()
 
     async def _sleep(self, longest: float) -> None:
-        left = longest
-        if self._deadline is not None:
-            left = min(left, max(0.0, self._deadline - self.clock.now()))
+        left = longest if self._deadline is None else min(longest, max(0.0, self._deadline - self.clock.now()))
         if left <= 0 or self._wake.is_set():
             await asyncio.sleep(0)  # to wait for an event that is set would give nobody else a turn
             return
@@ -166,13 +166,13 @@ class Loop:
         """
         now = self.clock.now()
         due = self._deadline is not None and self._deadline <= now
-        if not (request or self._events or self._dirty or self._save or due):
+        if not (request or self._events or self._dirty or self._save or due or self._wall.was_set(now)):
             return None
         events, saves = list(self._events), dict(self._save)
         self._events.clear()
         work = Work(dirty=self._dirty or due)
         try:
-            with self.database.write() as conn:
+            with self._wall.write(self.database, now) as conn:
                 for record in saves.values():
                     cards.save_card(conn, record)
                 answer = request(conn, now, work) if request is not None else None
@@ -213,7 +213,7 @@ class Loop:
             work.dirty |= moves.make_due(conn, now) > 0
         # Schedules are few, and one that was just submitted has no next time yet.
         if schedules.anything_due(conn, now):
-            work.dirty |= bool(timetable.run_due(conn, now))
+            work.dirty |= bool(timetable.run_due(conn, now, self.settings.queue_limit_per_user))
         self.proofs.run_schedule(conn, work, now)
 
     def _apply(self, conn: Connection, event: LoopEvent, work: Work, now: float) -> None:
@@ -223,7 +223,7 @@ class Loop:
                     work.running_changed |= moves.run(conn, key.id, key.number, pid=pid, at=at) > 0
             case LaunchFailed(key, text):
                 log.warning("attempt %s could not be started: %s", key, text, extra={"action": "launch_failed"})
-                self._finish(conn, Finished(key=key, look=None), work, now, text)
+                self._finish(conn, Finished(key=key, look=None, note=text), work, now, text)
             case Finished():
                 self._finish(conn, event, work, now, event.failure)
             case CardsGone(uuids):

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 
 import p104d
 from p104d.core.errors import P104Error, UsageError
@@ -14,6 +15,9 @@ from p104d.daemon.config import load_config
 from p104d.daemon.daemon import Daemon, Options
 from p104d.daemon.paths import places
 from p104d.hardware.rig import Rig, healthy_rig, load_rig
+
+#: A queue that is called damaged so often in a row, each time this soon, is, whatever a closer look says.
+_MOST_DOUBTS, _SOON_SECONDS = 3, 60.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,13 +37,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(options: Options) -> None:
     """One daemon, and where it finds its queue damaged, another one that restores it."""
-    doubt = None
+    doubt, doubts = None, 0
     while True:
-        daemon = Daemon(options, doubt)
+        began = time.monotonic()
+        daemon = Daemon(options, doubt, insist=doubts > _MOST_DOUBTS)
         asyncio.run(daemon.run())
         doubt = daemon.damage
         if doubt is None:
             return
+        doubts = doubts + 1 if time.monotonic() - began < _SOON_SECONDS else 1
 
 
 class _Parser(argparse.ArgumentParser):

@@ -37,9 +37,9 @@ RESCUE = "rescue"
 _PLACED = ("P104_JOB_ID", "P104_ATTEMPT", "P104_CARDS", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 
 
-def check_queue(where: Places, now: float, doubt: str | None) -> None:
+def check_queue(where: Places, now: float, doubt: str | None, *, insist: bool = False) -> None:
     """Put a damaged or missing queue aside and restore it. Raises UnavailableError or P104Error where that fails."""
-    done = rescue(where.database, now, lived=_lived(where), doubt=doubt, beat=_Beat())
+    done = rescue(where.database, now, lived=_lived(where), doubt=doubt, insist=insist, beat=_Beat())
     if done is not None:
         log.error("%s; it is kept in %s", done.text, done.quarantine, extra={"action": "restored"})
 

@@ -22,11 +22,11 @@ def next_time(cron: str, timezone: str | None, after: float) -> float | None:
     return None if found is None else float(found.timestamp())
 
 
-def run_due(conn: Connection, now: float) -> list[int]:
+def run_due(conn: Connection, now: float, most: int | None = None) -> list[int]:
     """Submit a job for every active schedule whose time has come; the jobs' ids.
 
     After downtime each schedule catches up once, however many of its times were missed. A run that still goes makes
-    this one skip.
+    this one skip, and so does a user who would have more than ``most`` jobs waiting.
     """
     submitted: list[int] = []
     for row in schedules.all_schedules(conn):
@@ -35,17 +35,20 @@ def run_due(conn: Connection, now: float) -> list[int]:
         if row.next_run_at is None:
             schedules.set_next_run(conn, row.id, next_time(row.cron, row.timezone, now))
         elif row.next_run_at <= now:
-            submitted += _run(conn, row, now)
+            submitted += _run(conn, row, now, most)
     return submitted
 
 
-def _run(conn: Connection, row: Row[Any], now: float) -> list[int]:
+def _run(conn: Connection, row: Row[Any], now: float, most: int | None) -> list[int]:
     upcoming = next_time(row.cron, row.timezone, now)
     if schedules.still_going(conn, row.id):
         schedules.note_run(conn, row.id, now, None, upcoming)
         return []
     document = reads.document(conn, row.document_id)
     new = NewDocument(spec=document.spec, combinations=combinations(document.spec.matrix))
+    if most is not None and reads.waiting_of_user(conn, row.uid) + len(new.combinations) > most:
+        schedules.note_run(conn, row.id, now, None, upcoming)
+        return []
     ids = [n for n, _ in insert_jobs(conn, row.document_id, new, Submitter(row.uid, row.user), now, row.id)]
     schedules.note_run(conn, row.id, now, ids[-1], upcoming)
     return ids

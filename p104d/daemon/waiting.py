@@ -74,9 +74,7 @@ class Explainer:
             return words.blocked_by_dependencies(self._unmet(row.document_id))
         if row.eligible_at is not None:
             if row.failures or row.attempts:
-                return words.blocked_by_backoff(
-                    row.eligible_at, self._now, failures=max(row.failures, 1), reason=row.reason
-                )
+                return words.blocked_by_backoff(row.eligible_at, self._now, failures=row.failures, reason=row.reason)
             return words.blocked_until(row.eligible_at, self._now)
         return None
 

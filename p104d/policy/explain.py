@@ -200,8 +200,9 @@ def blocked_until(not_before: float, now: float) -> str:
 def blocked_by_backoff(next_try: float, now: float, *, failures: int, reason: str | None = None) -> str:
     """A job that waits for its next try after ``failures`` failures, the last for ``reason``; Unix seconds."""
     after = f" ({reason})" if reason else ""
-    count = "1 failure" if failures == 1 else f"{failures} failures"
-    return f"tries again at {iso(next_try)}, in {format_duration(max(0.0, next_try - now))}, after {count}{after}"
+    # An attempt that was taken back, or lost, is no failure.
+    count = f", after {failures} failure{'s' if failures > 1 else ''}" if failures else ""
+    return f"tries again at {iso(next_try)}, in {format_duration(max(0.0, next_try - now))}{count}{after}"
 
 
 def blocked_by_inventory() -> str:

@@ -113,7 +113,8 @@ def after_end(ending: Ending, *, job_id: int, retries: int, failures: int, idemp
     if ending.how is How.REVOKED:
         # From ``stopping`` there is no revoke: a stop that came too late for an attempt that never ran is void.
         move = Move.REVOKE if ending.stop is None else Move.REQUEUE
-        return _end(move, Outcome.REVOKED, "taken back before it ran")
+        text = "taken back before it ran"
+        return _end(move, Outcome.REVOKED, f"{text}: {ending.note}" if ending.note else text)
     if ending.stop is None and ending.how in (How.SHIM_DIED, How.HOST_DIED):
         return _lost(ending, job_id, idempotent, losses)
     reason = _reason(ending)

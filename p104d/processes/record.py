@@ -104,6 +104,13 @@ def parse_note(data: bytes) -> Note:
     return Note(parse_owner(lines[0]), lines[1] if lines[1].startswith("/") else None, pid, at)
 
 
+def begun(started_at: float | None, ended_at: float, wall_seconds: float) -> float | None:
+    """When it began (Unix seconds): where the host's clock was set meanwhile, by the clock of its end."""
+    if started_at is None or abs(ended_at - started_at - wall_seconds) < 1.0:
+        return started_at
+    return ended_at - wall_seconds
+
+
 def encode_exit(record: ExitDict) -> bytes:
     """The record and its checksum, padded to its block so that nothing of an earlier write shows through."""
     bounded: ExitDict = {**record, "reason": record["reason"] and record["reason"][:_MAX_REASON]}

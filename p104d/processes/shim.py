@@ -213,7 +213,8 @@ class Shim:
     # --- the end -------------------------------------------------------------------------------------------------
 
     def _ending(self, left_behind: int) -> record.ExitDict:
-        status = self._status
+        status, ended_at = self._status, time.time()
+        wall = time.monotonic() - self._started if self._started_at is not None else 0.0
         code = None if status is None or not os.WIFEXITED(status) else os.WEXITSTATUS(status)
         by_signal = None if status is None or not os.WIFSIGNALED(status) else os.WTERMSIG(status)
         if self._failure is not None:
@@ -223,9 +224,9 @@ class Shim:
             "exit_code": code,
             "signal": by_signal,
             "reason": self._failure.reason if self._failure is not None else self._reason,
-            "started_at": self._started_at,
-            "ended_at": time.time(),
-            "wall_seconds": time.monotonic() - self._started if self._started_at is not None else 0.0,
+            "started_at": record.begun(self._started_at, ended_at, wall),
+            "ended_at": ended_at,
+            "wall_seconds": wall,
             "user_seconds": self._tree.user_seconds,
             "system_seconds": self._tree.system_seconds,
             "max_rss_bytes": self._tree.max_rss_bytes,

@@ -19,11 +19,13 @@ from p104d.store.engine import MEND_DAMAGE, DamagedError, Database, is_damage
 
 FOLDER = "backup"
 _NAME = re.compile(r"queue-(\d{8}T\d{6})Z\.db")
+_QUICK, _THOROUGH = "PRAGMA quick_check(1)", "PRAGMA integrity_check(1)"
 _UNFINISHED = "queue.db.new"
 
 
-def problem(path: Path) -> str | None:
+def problem(path: Path, *, thorough: bool = False) -> str | None:
     """What is wrong with the content of ``path``; None for a whole queue, and for a file that is empty or not there.
+    ``thorough`` compares the indexes with their tables too.
 
     Reads all of it (140 MB: 0.1 s). Raises UnavailableError where it cannot be read for another reason: a disk that
     fails or a folder that may not be entered is no reason to put the queue aside.
@@ -33,7 +35,7 @@ def problem(path: Path) -> str | None:
     try:
         connection = sqlite3.connect(path, timeout=5.0)
         try:
-            found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")]
+            found = [str(row[0]) for row in connection.execute(_THOROUGH if thorough else _QUICK)]
         finally:
             connection.close()
     except sqlite3.DatabaseError as error:
@@ -91,6 +93,7 @@ def back_up(database: Database, folder: Path, now: float, keep: int) -> Path:
 
 
 def make_durable(path: Path) -> None:
+    """fsync a file or a folder. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

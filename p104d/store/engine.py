@@ -40,6 +40,11 @@ def is_damage(error: BaseException) -> bool:
     return isinstance(driver, sqlite3.DatabaseError) and code is not None and code & 0xFF in _DAMAGE
 
 
+def _is_full(error: sa.exc.DatabaseError | sqlite3.DatabaseError) -> bool:
+    driver = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    return getattr(driver, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+
+
 def _prepare(engine: Engine, *, synchronous: str, begin: str) -> None:
     @sa.event.listens_for(engine, "connect")
     def _connect(dbapi: sqlite3.Connection, _record: Any) -> None:
@@ -133,7 +138,8 @@ class Database:
             instead = self._failed(done, error)
             if instead is error:
                 raise
-            self.close()
+            if not _is_full(error):  # then it was rolled back, and a file that is closed may find no room to open again
+                self.close()
             raise instead from error
 
     def reopen(self) -> None:

@@ -52,7 +52,7 @@ _RETRY = _guarded(
 _CLOSE = {
     move: (
         "UPDATE attempts SET outcome = ?, exit_code = ?, signal = ?, reason = ?, ended_at = ?, cpu_seconds = ?, "  # noqa: S608
-        "max_rss_bytes = ?, log_bytes = ?, started_at = COALESCE(started_at, ?) "
+        "max_rss_bytes = ?, log_bytes = ?, started_at = COALESCE(?, started_at) "
         "WHERE job_id = ? AND number = ? AND outcome IS NULL "
         f"AND EXISTS (SELECT 1 FROM jobs j WHERE j.id = job_id AND j.state IN ({_states(move)})) RETURNING job_id"
     )

@@ -44,20 +44,28 @@ class Rescue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rescue(
-    database: Path, now: float, *, lived: bool, doubt: str | None = None, beat: Callable[[], None] = lambda: None
+    database: Path,
+    now: float,
+    *,
+    lived: bool,
+    doubt: str | None = None,
+    insist: bool = False,
+    beat: Callable[[], None] = lambda: None,
 ) -> Rescue | None:
     """Check ``database`` and restore it where that is needed; None where it is whole, or new.
 
     ``lived`` tells that there was a queue here before, ``doubt`` what was found to be wrong with the file while it was
-    used; ``beat`` is called now and then. Raises UnavailableError where the disk does not let it (and it goes on from
-    there the next time), P104Error where it was needed too often.
+    used: it is looked at more closely, for SQLite takes one failed reading for damage too; ``insist`` that a closer
+    look did not help. ``beat`` is called now and then. Raises UnavailableError where the disk does not let it (and it
+    goes on from there the next time), P104Error where it was needed too often.
     """
     pending = database.parent / QUARANTINE / _PENDING
     if pending.is_dir() and (pending / database.name).exists() and _there(database):
         _settle_quarantine(pending, now)  # it was restored; only the last step was missing
         pending = database.parent / QUARANTINE / _PENDING
     if not pending.is_dir():
-        cause = doubt or problem(database) or (None if _there(database) or not lived else "it was missing")
+        found = problem(database, thorough=doubt is not None) or (doubt if insist else None)
+        cause = found or (None if _there(database) or not lived else "it was missing")
         if cause is None:
             return None
         _not_too_often(pending.parent, now)

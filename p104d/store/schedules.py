@@ -17,6 +17,11 @@ def all_schedules(conn: Connection) -> list[Any]:
     return sql.rows(conn, "SELECT * FROM schedules WHERE state <> 'cancelled' ORDER BY id")
 
 
+def schedules_of_user(conn: Connection, uid: int) -> int:
+    """How many schedules a user has that are not cancelled."""
+    return int(sql.value(conn, "SELECT count(*) FROM schedules WHERE uid = ? AND state <> 'cancelled'", (uid,)))
+
+
 def schedule_owner(conn: Connection, schedule_id: int) -> tuple[str, int] | None:
     """(state, uid) of a schedule."""
     row = sql.row(conn, "SELECT state, uid FROM schedules WHERE id = ?", (schedule_id,))
@@ -103,15 +108,28 @@ def owe(
     )
 
 
-def take_owed(conn: Connection, limit: int = 16) -> list[Owed]:
-    """Mark some owed notifications as being sent; they are sent at least once, at most three times."""
-    rows = sql.rows(
-        conn,
-        "UPDATE notifications SET state = 'sending', tries = tries + 1 WHERE id IN "
-        "(SELECT id FROM notifications WHERE state = 'owed' ORDER BY id LIMIT ?) "
-        "RETURNING id, uid, user, command, env",
-        (limit,),
+_TAKE_OWED = """
+    WITH busy AS (SELECT uid, count(*) AS count FROM notifications WHERE state = 'sending' GROUP BY uid),
+    turns AS (
+        SELECT n.id, row_number() OVER (PARTITION BY n.uid ORDER BY n.id) + COALESCE(b.count, 0) AS turn
+        FROM notifications n LEFT JOIN busy b ON b.uid = n.uid WHERE n.state = 'owed'
     )
+    UPDATE notifications SET state = 'sending', tries = tries + 1
+    WHERE id IN (
+        SELECT id FROM turns WHERE turn <= :each ORDER BY turn, id
+        LIMIT max(0, :limit - (SELECT COALESCE(sum(count), 0) FROM busy))
+    )
+    RETURNING id, uid, user, command, env
+"""
+
+
+def take_owed(conn: Connection, limit: int = 16, each: int = 8) -> list[Owed]:
+    """Mark some owed notifications as being sent; they are sent at least once, at most three times.
+
+    At most ``limit`` are under way at once, and ``each`` of one user: cancelling ten thousand jobs makes as many
+    processes, and they must neither come all at once nor keep the others' waiting.
+    """
+    rows = sql.rows(conn, _TAKE_OWED, {"limit": limit, "each": each})
     return [Owed(r.id, r.uid, r.user, msgspec.json.decode(r.command), msgspec.json.decode(r.env)) for r in rows]
 
 
