@@ -23,6 +23,12 @@ def peer(connection: socket.socket) -> tuple[int, int]:
     return uid, gid
 
 
+def peer_pid(connection: socket.socket) -> int:
+    """The process that connected; 0 for one of another pid namespace."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return int(_UCRED.unpack(raw)[0])
+
+
 def user_name(uid: int) -> str:
     """The account's name, or the number where there is no account."""
     try:
@@ -64,4 +70,4 @@ class Gate:
                     f"this p104d serves {user_name(self._own)} alone", mend="start your own, or use the system's"
                 )
             return Caller(uid, user_name(uid), admin=True)
-        return Caller(uid, user_name(uid), admin=is_admin(uid, gid))
+        return Caller(uid, user_name(uid), admin=is_admin(uid, gid), pid=peer_pid(connection))

@@ -16,6 +16,7 @@ from aiohttp import http_exceptions, web
 
 from p104d.api import messages as m
 from p104d.api.access import Gate
+from p104d.api.door import Door, Shares, told
 from p104d.api.history_queries import parse_records, parse_series, parse_while
 from p104d.api.power import PowerRequest
 from p104d.api.proof import VerifyRequest
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 #: A submission's cap is 16 MiB of specs; JSON quoting may double a text, and more than that is no submission.
 MAX_BODY_BYTES = 33 * 2**20
 MAX_IDS = 100_000
+#: What is told of each of these takes some queries: nobody else is answered meanwhile.
+MAX_SHOWN_IDS = 1_000
 #: A verb is one transaction, a fraction of a millisecond a job: nobody else is answered meanwhile.
 MAX_VERB_IDS = 10_000
 _WIRE = {"P104-Wire": str(m.WIRE_VERSION)}
@@ -50,21 +53,27 @@ def error_answer(error: P104Error) -> web.Response:
 
 async def _body(request: web.Request, kind: type[S]) -> S:
     try:
-        return msgspec.json.decode(await request.read() or b"{}", type=kind)
+        return msgspec.json.decode(await _read(request) or b"{}", type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"the request cannot be understood: {str(error)[:200]}") from None
+
+
+async def _read(request: web.Request) -> bytes:
+    """The whole body, kept by the request."""
+    try:
+        return await request.read()
     except (http_exceptions.HttpProcessingError, aiohttp.ClientPayloadError, web.RequestPayloadError) as error:
         raise UsageError(f"the request's body cannot be read: {str(error)[:200]}") from None
     except web.HTTPRequestEntityTooLarge:
         raise RefusedError("the request is too large", mend="16 MiB a submission is the most") from None
 
 
-async def _ids(request: web.Request) -> m.IdsRequest:
+async def _ids(request: web.Request, most: int = MAX_IDS) -> m.IdsRequest:
     body = await _body(request, m.IdsRequest)
     if not body.ids:
         raise UsageError("no job named", mend="name jobs by their ids")
-    if len(body.ids) > MAX_IDS:
-        raise RefusedError(f"{len(body.ids)} ids in one request", mend=f"name at most {MAX_IDS}")
+    if len(body.ids) > most:
+        raise RefusedError(f"{len(body.ids)} ids in one request", mend=f"name at most {most} at a time")
     for each in body.ids:
         if not 0 < each <= LARGEST_ID:
             raise NotFoundError(f"there is no {str(each)[:40]}", mend="ids are whole numbers from 1 on")
@@ -78,6 +87,8 @@ class Server:
         self._service = service
         self._gate = gate
         self._runner: web.AppRunner | None = None
+        self._door: Door | None = None
+        self._shares = Shares()
         self._streams: set[asyncio.Task[Any]] = set()
 
     async def start(self, listening: socket.socket) -> None:
@@ -94,10 +105,14 @@ class Server:
             shutdown_timeout=0.5,
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, listening).start()
+        assert self._runner.server is not None
+        self._door = Door(self._runner.server)
+        await self._door.open(listening)
 
     async def stop(self) -> None:
         """Close every connection; p104ctl's that wait end with exit code 3."""
+        if self._door is not None:
+            self._door.close()
         for task in list(self._streams):
             task.cancel()
         if self._runner is not None:
@@ -129,13 +144,21 @@ class Server:
             )
         caller = self._gate.caller(_socket(request))
         if request.path == "/metrics" and request.method in ("GET", "HEAD"):
-            body, kind = await self._service.metrics()
-            return web.Response(body=body, headers={"Content-Type": kind})
+            page, kind = await self._service.metrics()
+            return web.Response(body=page, headers={"Content-Type": kind})
         parts = request.path.strip("/").split("/")
         handler = self._handler(request.method, parts)
         if handler is None:
             raise NotFoundError(f"there is no {request.method} {request.path[:200]}")
-        return await handler(request, caller)
+        async with self._shares.asking(caller.uid, request):
+            await _read(request)
+            await self._shares.turn(caller.uid)
+            response = await handler(request, caller)
+        body = response.body if isinstance(response, web.Response) else None
+        if not isinstance(response, web.Response) or not isinstance(body, bytes):
+            return response  # told already, piece by piece
+        with self._shares.answering(caller.uid, len(body)) as counted:
+            return await told(request, response, body) if counted else response
 
     def _handler(self, method: str, parts: list[str]) -> Handler | None:
         if parts[0] != "v1":
@@ -210,20 +233,18 @@ class Server:
         return answer(self._service.listed(caller, parse_list_query(dict(request.query))))
 
     async def _show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(self._service.show(caller, (await _ids(request)).ids))
+        return answer(self._service.show(caller, (await _ids(request, MAX_SHOWN_IDS)).ids))
 
     async def _explain(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(self._service.explain(caller, (await _ids(request)).ids))
+        return answer(self._service.explain(caller, (await _ids(request, MAX_SHOWN_IDS)).ids))
 
     async def _wait(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         body = await _ids(request)
         return answer(await self._service.wait(caller, body.ids, body.timeout_seconds))
 
     async def _verb(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        body = await _ids(request)
+        body = await _ids(request, MAX_VERB_IDS)
         verb = request.path.rsplit("/", 1)[-1]
-        if len(body.ids) > MAX_VERB_IDS:
-            raise RefusedError(f"{len(body.ids)} ids in one request", mend=f"name at most {MAX_VERB_IDS} at a time")
         if verb == "priority" and body.priority is None:
             raise UsageError("no priority given", mend="give a number from -1000 to 1000")
         return answer(self._service.verb(caller, verb, body.ids, body.priority))
@@ -232,7 +253,7 @@ class Server:
         return answer(self._service.schedules(caller))
 
     async def _schedule_verb(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        body = await _ids(request)
+        body = await _ids(request, MAX_VERB_IDS)
         return answer(self._service.schedule_verb(caller, request.path.rsplit("/", 1)[-1], body.ids))
 
     async def _doctor(self, _request: web.Request, caller: Caller) -> web.StreamResponse:

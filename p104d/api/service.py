@@ -17,11 +17,13 @@ from p104d.store.lists import JobFilter
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who asks, as the kernel says (SO_PEERCRED), and what they may. ``admin``: root or group p104-admin."""
+    """Who asks, as the kernel says (SO_PEERCRED), and what they may. ``admin``: root or group p104-admin. ``pid`` is
+    the process that connected, which may be gone by now and its number another's; 0 where it cannot be named here."""
 
     uid: int
     user: str
     admin: bool
+    pid: int = 0
 
 
 class LogQuery(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,8 @@ from p104d.core.units import parse_duration, parse_size
 
 #: One string of a document. Linux takes 128 KiB for one argument of exec; half of it is beyond any honest use.
 MAX_STRING_BYTES = 64 * 1024
+#: Of an error's words; those that are ours alone are shorter.
+MAX_PROBLEM_CHARS = 1000
 #: Longer than any number, size or duration that could be in range.
 MAX_FIGURE_CHARS = 64
 
@@ -42,8 +44,9 @@ class Field(msgspec.Struct, frozen=True):
         return self.source or place(self.file, self.line)
 
     def error(self, problem: str, mend: str) -> RefusedError:
-        """The error that says ``problem`` of this field."""
-        return RefusedError(f"{self.where}: {printable(self.path)}: {problem}", mend=mend)
+        """The error that says ``problem`` of this field; what either quotes of the document drives no terminal."""
+        line = f"{self.where}: {printable(self.path)}: {printable(problem, MAX_PROBLEM_CHARS)}"
+        return RefusedError(line, mend=printable(mend, MAX_PROBLEM_CHARS))
 
     def wrong(self, expected: str, mend: str) -> RefusedError:
         """The error that says what is written here is not ``expected``."""

@@ -50,6 +50,66 @@ def base_environment(who: Account) -> dict[str, str]:
     }
 
 
+#: /proc/PID/limits names them in words; as ``resource`` calls them.
+_LIMITS = {
+    "Max cpu time": "cpu",
+    "Max file size": "fsize",
+    "Max data size": "data",
+    "Max stack size": "stack",
+    "Max core file size": "core",
+    "Max resident set": "rss",
+    "Max processes": "nproc",
+    "Max open files": "nofile",
+    "Max locked memory": "memlock",
+    "Max address space": "as",
+    "Max pending signals": "sigpending",
+    "Max msgqueue size": "msgqueue",
+    "Max nice priority": "nice",
+    "Max realtime priority": "rtprio",
+    "Max realtime timeout": "rttime",
+}
+_WORDS_AT = 26  # fs/proc/base.c: "%-25s %-20s %-20s %-10s"
+
+
+def limits_of(pid: int, uid: int) -> dict[str, tuple[int, int]] | None:
+    """The resource limits, (soft, hard) by name, -1 for none, of a process that is ``uid``'s through and through; None
+    where there is no such process. Its number may be another's by now: then that is the same user's, or refused."""
+    try:
+        # What is opened below this descriptor is of one process, whoever has its number later.
+        folder = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        own = _uids(folder) == [uid] * 4
+        found = _parse_limits(_text(folder, "limits"))
+        return found if own and _uids(folder) == [uid] * 4 else None
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(folder)
+
+
+def _text(folder: int, name: str) -> str:
+    with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), encoding="ascii", errors="replace") as file:
+        return file.read()
+
+
+def _uids(folder: int) -> list[int]:
+    """Real, effective, saved and file system uid."""
+    line = next(line for line in _text(folder, "status").splitlines() if line.startswith("Uid:"))
+    return [int(word) for word in line.split()[1:]]
+
+
+def _parse_limits(text: str) -> dict[str, tuple[int, int]]:
+    found = {}
+    for line in text.splitlines():
+        name = _LIMITS.get(line[:_WORDS_AT].strip())
+        if name is not None:
+            soft, hard = (-1 if word == "unlimited" else int(word) for word in line[_WORDS_AT:].split()[:2])
+            found[name] = (soft, hard)
+    return found
+
+
 @lru_cache(maxsize=1)
 def _system_lang() -> str:
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from p104d.core.errors import P104Error, UnavailableError
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 #: A memory test that was killed and has not left its card by then is stuck in the driver: no job is started there.
 _LEAVE_SECONDS = 30.0
+#: An attempt that could be neither stopped nor taken back is tried again after this.
+_AGAIN_SECONDS = 1.0
 
 
 class Actor:
@@ -41,11 +44,9 @@ class Actor:
         for key, text in work.unstartable:
             loop.post(Finished(key=key, look=None, failure=text))
         for key in work.stops:
-            if not self._taken_back(key):
-                loop.supervisor.stop(key)
+            self._end(key, loop.supervisor.stop)
         for key in work.kills:
-            if not self._taken_back(key):
-                loop.supervisor.kill(key)
+            self._end(key, loop.supervisor.kill)
         for job_id in work.ended:
             loop.waiters.ended(job_id)
         if work.results:
@@ -71,6 +72,18 @@ class Actor:
             return
         task = self._patient[spec.key] = asyncio.create_task(self._launch_after(spec, leaving))
         task.add_done_callback(lambda _: self._patient.pop(spec.key, None))
+
+    def _end(self, key: Key, how: Callable[[Key], bool]) -> None:
+        """Stop or kill an attempt. Where no shim has claimed it yet, nobody could be told: then none ever will."""
+        if self._taken_back(key) or how(key):
+            return
+        try:
+            if self._loop.supervisor.revoke(key):
+                self._loop.post(Finished(key=key, look=None))
+            else:
+                how(key)  # claimed just now; or it has ended, and that is on its way
+        except OSError:  # the disk refuses, and it may yet be claimed
+            asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._end, key, how)
 
     def _taken_back(self, key: Key) -> bool:
         """Stop an attempt that waits for a test to leave: it never ran."""

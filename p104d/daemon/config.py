@@ -81,7 +81,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     backup_every: str = "1d"
     keep_backups: int = 2
     queue_limit: int = 2_000_000
-    queue_limit_per_user: int = 2_000_000
+    queue_limit_per_user: int = 1_000_000
     allow_root_jobs: bool = False
     launcher: str = "auto"
     max_pids: int = 4096

@@ -15,7 +15,13 @@ from p104d.daemon.events import CardBad
 from p104d.store import schedules
 from p104d.store.reads import JobFacts
 
-_WEBHOOK = Path(__file__).resolve().parent.parent / "processes" / "webhook.py"
+#: Posts P104_WEBHOOK_BODY to P104_WEBHOOK_URL: in a process of the user's own, never in the daemon.
+WEBHOOK_COMMAND = [
+    sys.executable,
+    "-I",
+    "-S",
+    str(Path(__file__).resolve().parent.parent / "processes" / "webhook.py"),
+]
 
 
 def owe_for_job(conn: Connection, job: JobFacts, state: JobState, reason: str, now: float) -> bool:
@@ -38,8 +44,8 @@ def owe_for_job(conn: Connection, job: JobFacts, state: JobState, reason: str, n
             job_id=job.id,
             uid=job.uid,
             user=job.user,
-            command=webhook_command(wanted.webhook),
-            env=env | {"P104_WEBHOOK_BODY": msgspec.json.encode(body).decode()},
+            command=WEBHOOK_COMMAND,
+            env=env | _webhook(wanted.webhook, body),
             now=now,
         )
     return True
@@ -56,14 +62,15 @@ def owe_for_card(conn: Connection, bad: CardBad, config: NotifyConfig, now: floa
     commands = [config.command] if config.command else []
     if config.webhook:
         body = {"card": bad.uuid, "index": bad.index, "state": bad.state, "reason": bad.note}
-        env["P104_WEBHOOK_BODY"] = msgspec.json.encode(body).decode()
-        commands.append(webhook_command(config.webhook))
+        env |= _webhook(config.webhook, body)
+        commands.append(WEBHOOK_COMMAND)
     who = own_account()
     for command in commands:
         schedules.owe(conn, job_id=None, uid=who.uid, user=who.name, command=command, env=env, now=now)
     return bool(commands)
 
 
-def webhook_command(url: str) -> list[str]:
-    """The argv that posts P104_WEBHOOK_BODY to ``url``: in a process of the user's own, never in the daemon."""
-    return [sys.executable, "-I", "-S", str(_WEBHOOK), url]
+def _webhook(url: str, body: dict[str, object]) -> dict[str, str]:
+    """What WEBHOOK_COMMAND finds: in its environment, for everybody on the host can read a command line, and the
+    addresses of hooks are secrets."""
+    return {"P104_WEBHOOK_URL": url, "P104_WEBHOOK_BODY": msgspec.json.encode(body).decode()}

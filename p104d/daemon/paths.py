@@ -66,5 +66,8 @@ def make_folders(where: Places, *, system: bool) -> None:
             raise P104Error(
                 f"{folder} cannot be made: {error.strerror}", mend="name another with --state-dir, or mend its rights"
             ) from None
-    if where.state.stat().st_uid == os.getuid():
+    owner = where.state.stat().st_uid
+    if owner == os.getuid():
         where.state.chmod(0o700)
+    elif system:
+        raise P104Error(f"{where.state} belongs to uid {owner}", mend="chown it to root, or name another")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -23,7 +23,7 @@ from p104d.daemon.progress import Asked, Current, ProgressReader
 from p104d.daemon.waiting import Explainer
 from p104d.processes.attempt import Key
 from p104d.store import lists, reads
-from p104d.store.lists import JobFilter
+from p104d.store.lists import Brief, JobFilter
 
 
 class DaemonFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +86,8 @@ class Readings:
         self, conn: Connection, rows: Sequence[Row[Any]], caller: Caller, *, explain: bool
     ) -> list[m.ListedJob]:
         cards = lists.cards_of(conn, [row.id for row in rows if row.attempts])
-        running = self._current(rows)
+        briefs = lists.briefs(conn, [row.document_id for row in rows])
+        running = self._current(rows, briefs)
         waiting = explain and any(row.state in (JobState.QUEUED, JobState.HELD) for row in rows)
         explainer = Explainer(self._loop, conn) if waiting else None
         return [
@@ -95,17 +96,18 @@ class Readings:
                 cards.get((row.id, row.attempts), ()),
                 caller,
                 explainer.because(row) if explainer else None,
+                briefs[row.document_id].labels,
                 running.get(row.id),
             )
             for row in rows
         ]
 
-    def _current(self, rows: Sequence[Row[Any]]) -> dict[int, Current]:
+    def _current(self, rows: Sequence[Row[Any]], briefs: Mapping[int, Brief]) -> dict[int, Current]:
         """How running jobs are doing, as the end of their output tells."""
         folder = self._loop.supervisor.folder
         return self._progress.current(
             [
-                Asked(row.id, row.attempts, folder(Key("job", row.id, row.attempts)), views.measured(row))
+                Asked(row.id, row.attempts, folder(Key("job", row.id, row.attempts)), briefs[row.document_id].measure)
                 for row in rows
                 if row.state in (JobState.RUNNING, JobState.STOPPING)
             ]
@@ -113,18 +115,28 @@ class Readings:
 
     def _known(self, conn: Connection, ids: Sequence[int]) -> list[Row[Any]]:
         rows = lists.job_rows(conn, ids)
-        if len(rows) != len(ids):
-            known = {row.id for row in rows}
-            raise views.no_such_job(next(each for each in ids if each not in known))
+        self._all_known(ids, {row.id for row in rows})
         return rows
+
+    def _all_known(self, ids: Sequence[int], known: Container[int]) -> None:
+        missing = next((each for each in ids if each not in known), None)
+        if missing is not None:
+            raise views.no_such_job(missing)
 
     def show(self, caller: Caller, ids: list[int]) -> m.Jobs:
         """Jobs with their attempts."""
         with self._loop.database.read() as conn:
             rows = self._known(conn, ids)
             cards = lists.cards_of(conn, ids)
-            explainer, running = Explainer(self._loop, conn), self._current(rows)
-            return m.Jobs([self._full(conn, row, cards, caller, explainer, running.get(row.id)) for row in rows])
+            explainer = Explainer(self._loop, conn)
+            running = self._current(rows, lists.briefs(conn, [row.document_id for row in rows]))
+            texts = lists.specs(conn, [row.document_id for row in rows])
+            return m.Jobs(
+                [
+                    self._full(conn, row, cards, caller, explainer, running.get(row.id), text)
+                    for row, (_, text) in zip(rows, texts, strict=True)
+                ]
+            )
 
     def _full(
         self,
@@ -134,6 +146,7 @@ class Readings:
         caller: Caller,
         explainer: Explainer,
         current: Current | None,
+        spec: str,
     ) -> m.Job:
         seen = views.may_see(caller, row.uid)
         return views.full_job(
@@ -143,6 +156,7 @@ class Readings:
             attempts=lists.attempts_of(conn, row.id),
             cards=cards,
             measurements=lists.measurements_of(conn, row.id, row.attempts),
+            spec=spec,
             env=reads.document(conn, row.document_id).env if seen else None,
             after=reads.needed_jobs(conn, row.document_id),
             current=current,
@@ -166,14 +180,14 @@ class Readings:
             cards=[m.Refusal(card.uuid, card.refusal) for card in found.cards] if explainer.asks_cards(row) else [],
         )
 
-    async def wait(self, caller: Caller, ids: list[int], timeout: float | None) -> m.WaitedJobs:  # noqa: ARG002
+    async def wait(self, caller: Caller, ids: list[int], timeout: float | None) -> m.WaitedJobs:
         """Answers when all have ended, or after ``timeout`` seconds with how they stand."""
         unique = list(dict.fromkeys(ids))
         futures = {job_id: self._loop.waiters.end_of(job_id) for job_id in unique}
         try:
             with self._loop.database.read() as conn:
-                self._known(conn, unique)
                 states = lists.states(conn, unique)
+            self._all_known(unique, states)
             left = [futures[job_id] for job_id in unique if states[job_id][0] not in ENDED]
             if left and (timeout is None or timeout > 0):
                 await asyncio.wait(left, timeout=timeout)
@@ -181,9 +195,10 @@ class Readings:
             for future in futures.values():
                 future.cancel()
         with self._loop.database.read() as conn:
-            return m.WaitedJobs([self._waited(conn, row) for row in self._known(conn, ids)])
+            rows = lists.waited(conn, ids)
+        self._all_known(unique, {row.id for row in rows})
+        return m.WaitedJobs([self._waited(row, caller) for row in rows])
 
-    def _waited(self, conn: Connection, row: Row[Any]) -> m.Waited:
-        attempts = lists.attempts_of(conn, row.id)
-        signal = attempts[-1].signal if attempts else None
-        return m.Waited(row.id, row.state, row.exit_code, row.reason, signal)
+    def _waited(self, row: Row[Any], caller: Caller) -> m.Waited:
+        reason = row.reason if views.may_see(caller, row.uid) else views.public_reason(row.reason)
+        return m.Waited(row.id, row.state, row.exit_code, reason, row.signal)

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from p104d.api import history as h
 from p104d.core.units import iso
+from p104d.daemon.views import public_reason
 from p104d.store import records
 from p104d.store import reports as store
 
@@ -99,7 +100,7 @@ def _groups(
     for row in ended:
         states[models.key(row)][row.state] += row.count
         if row.state in ("failed", "lost"):
-            causes[models.key(row)][row.reason or row.state] += row.count
+            causes[models.key(row)][public_reason(row.reason) or row.state] += row.count
     runs: defaultdict[Key, list[float]] = defaultdict(lambda: [0, 0.0])
     for row in spent:
         runs[models.key(row)][0] += row.attempts
@@ -189,7 +190,7 @@ def _cards(conn: Connection, since: float, until: float, reached: float, cards: 
     for row in store.on_cards(conn, since, until):
         attempts[row.card_uuid] += row.count
         if row.outcome in ("failed", "lost"):
-            causes[row.card_uuid][row.reason or row.outcome] += row.count
+            causes[row.card_uuid][public_reason(row.reason) or row.outcome] += row.count
     return [
         h.CardPart(
             card=card.uuid,

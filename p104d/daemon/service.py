@@ -31,6 +31,7 @@ from p104d.daemon.power import PowerKeeper
 from p104d.daemon.power_verb import set_power, show_power
 from p104d.daemon.progress import ProgressReader
 from p104d.daemon.reading import DaemonFacts, Readings
+from p104d.daemon.restore import RESCUE
 from p104d.daemon.submission import Intake
 from p104d.daemon.verbs import Verbs
 from p104d.daemon.verify import Verify
@@ -118,7 +119,12 @@ class DaemonService(Readings):
         """Check and store jobs, all or none."""
         documents = await self._intake.read(caller, request)
         memory.give_back_later(sum(len(each.jobs) for each in documents))
-        return self._step(lambda conn, now, work: self._intake.store(conn, caller, documents, request.umask, now, work))
+        limits = self._intake.limits(caller)
+
+        def store(conn: Connection, now: float, work: Work) -> m.Submitted:
+            return self._intake.store(conn, caller, documents, request.umask, limits, now, work)
+
+        return self._step(store)
 
     def verb(self, caller: Caller, verb: str, ids: list[int], priority: int | None) -> m.MovedJobs:
         """cancel, hold, release, retry, priority: to all of ``ids`` or to none."""
@@ -175,10 +181,14 @@ class DaemonService(Readings):
 
         def request(conn: Connection, _now: float, _work: Work) -> bool:
             card_store.set_setting(conn, "paused", "1" if paused else "0")
+            if not paused:
+                card_store.set_setting(conn, RESCUE, "")
             return True
 
         self._step(request)
         self._loop.paused = paused
+        if not paused:
+            self._loop.trouble.rescued = ""
         self._loop.touch()
         return m.Paused(paused)
 

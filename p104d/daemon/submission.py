@@ -15,19 +15,21 @@ from p104d.api.spec import Context, Document, ParsedDocument, parse_submission
 from p104d.core.errors import NotAllowedError, RefusedError
 from p104d.core.job import JobSpec
 from p104d.core.snapshot import CardView
-from p104d.daemon.accounts import account
+from p104d.daemon.accounts import account, limits_of
 from p104d.daemon.cardnames import CardNames
 from p104d.daemon.config import Settings
 from p104d.daemon.loop import Loop
 from p104d.daemon.work import Work
 from p104d.policy.fit import impossible
-from p104d.store import reads
+from p104d.store import reads, schedules
 from p104d.store.submit import NewDocument, Submitter, submit
 
 #: Smaller submissions are parsed on the loop: they take well under the few milliseconds that a thread's start and
 #: the hand-over cost.
 _INLINE_BYTES = 8 * 1024
 _INVENTORY_SECONDS = 10.0
+#: A user's schedules: all of them are looked at whenever one is due.
+MOST_SCHEDULES = 1_000
 
 
 class Intake:
@@ -87,17 +89,29 @@ class Intake:
             mend = "p104ctl doctor shows what there is" if keys[0] == "ram" else "p104ctl cards shows what there is"
             raise RefusedError(f"{parsed.place_of(*keys)}: {why}", mend=mend)
 
+    def limits(self, caller: Caller) -> dict[str, tuple[int, int]]:
+        """The submitter's own resource limits, those of the process that connected; none where jobs have the daemon's
+        anyway. Raises NotAllowedError for a process that is gone, or not the caller's any more: it would get rid of
+        its limits that way."""
+        if self._user_mode or not caller.pid:
+            return {}
+        found = limits_of(caller.pid, caller.uid)
+        if found is None:
+            raise NotAllowedError("the process that connected is gone, or another's now", mend="submit with p104ctl")
+        return found
+
     def store(
         self,
         conn: Connection,
         caller: Caller,
         parsed: Sequence[ParsedDocument],
         umask: int,
+        limits: dict[str, tuple[int, int]],
         now: float,
         work: Work,
     ) -> m.Submitted:
         """Insert everything; part of a step of the loop."""
-        self._check_room(conn, caller, sum(len(each.jobs) for each in parsed))
+        self._check_room(conn, caller, parsed)
         documents = [
             NewDocument(
                 spec=each.spec,
@@ -105,6 +119,7 @@ class Intake:
                 kept=each.kept,
                 umask=umask & 0o777,
                 where=each.place_of("after"),
+                limits=limits,
             )
             for each in parsed
         ]
@@ -115,15 +130,21 @@ class Intake:
             schedules=[m.IdName(number, name) for number, name in made.schedules],
         )
 
-    def _check_room(self, conn: Connection, caller: Caller, more: int) -> None:
+    def _check_room(self, conn: Connection, caller: Caller, parsed: Sequence[ParsedDocument]) -> None:
+        more = sum(len(each.jobs) for each in parsed)
         counts = reads.counts(conn)
         if counts["queued"] + counts["held"] + more > self._settings.queue_limit:
             raise RefusedError(
                 f"the queue is full: it takes {self._settings.queue_limit} waiting jobs", mend="raise queue_limit"
             )
         limit = self._settings.queue_limit_per_user
+        if self._user_mode:
+            return
         if limit < self._settings.queue_limit and reads.waiting_of_user(conn, caller.uid) + more > limit:
             raise RefusedError(f"{caller.user} may have {limit} waiting jobs", mend="wait, or cancel some")
+        planned = sum(each.spec.schedule is not None for each in parsed)
+        if planned and schedules.schedules_of_user(conn, caller.uid) + planned > MOST_SCHEDULES:
+            raise RefusedError(f"{caller.user} may have {MOST_SCHEDULES} schedules", mend="cancel some")
 
 
 def _as_many_as_asked(spec: JobSpec, cards: tuple[CardView, ...]) -> tuple[CardView, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,15 +12,14 @@ from sqlalchemy.engine import Row
 from p104d.api import messages as m
 from p104d.api.service import Caller
 from p104d.core.errors import NotFoundError
-from p104d.core.job import JobSpec, UserPattern
 from p104d.core.units import iso
 from p104d.daemon.progress import Current
 from p104d.store.submit import StoredEnv
 
 _decode_json = msgspec.json.Decoder().decode
-_decode_spec = msgspec.json.Decoder(JobSpec).decode
-_decode_labels = msgspec.json.Decoder(type=dict[str, Any]).decode
 KEPT = "(kept from the caller)"
+#: A reason says what, and after a colon what of: a command, a folder.
+_PARTICULARS = re.compile(r": .*?(?= \(exit code [^()]*\)$|$)", re.DOTALL)
 
 
 def may_see(caller: Caller, uid: int) -> bool:
@@ -27,11 +27,21 @@ def may_see(caller: Caller, uid: int) -> bool:
     return caller.uid in (uid, 0)
 
 
+def public_reason(reason: str | None) -> str | None:
+    """An end's reason as everybody may know it: ``command not found: foo (exit code 127)`` without the command."""
+    return _PARTICULARS.sub("", reason) if reason else reason
+
+
 def listed_job(
-    row: Row[Any], cards: Sequence[str], caller: Caller, because: str | None, current: Current | None = None
+    row: Row[Any],
+    cards: Sequence[str],
+    caller: Caller,
+    because: str | None,
+    labels: Mapping[str, str],
+    current: Current | None = None,
 ) -> m.ListedJob:
     """A row of ``lists.job_rows`` as ``list`` shows it; ``current`` of a running job, where it was looked at."""
-    return m.ListedJob(**_common(row, cards, caller, because), **_running(current))
+    return m.ListedJob(**_common(row, cards, caller, because, labels), **_running(current))
 
 
 def _running(current: Current | None) -> dict[str, Any]:
@@ -45,17 +55,19 @@ def _running(current: Current | None) -> dict[str, Any]:
     }
 
 
-def _common(row: Row[Any], cards: Sequence[str], caller: Caller, because: str | None) -> dict[str, Any]:
+def _common(
+    row: Row[Any], cards: Sequence[str], caller: Caller, because: str | None, labels: Mapping[str, str]
+) -> dict[str, Any]:
     seen = may_see(caller, row.uid)
     return {
         "id": row.id,
         "name": row.name,
         "state": row.state,
-        "reason": row.reason,
+        "reason": row.reason if seen else public_reason(row.reason),
         "waiting_because": because,
         "priority": row.priority,
         "user": row.user,
-        "labels": _decode_labels(row.spec).get("labels", {}) if seen else None,
+        "labels": labels if seen else None,
         "submitted_at": iso(row.submitted_at),
         "started_at": iso(row.started_at),
         "ended_at": iso(row.ended_at),
@@ -67,11 +79,6 @@ def _common(row: Row[Any], cards: Sequence[str], caller: Caller, because: str | 
     }
 
 
-def measured(row: Row[Any]) -> tuple[str | UserPattern, ...]:
-    """What is to be read from the output of a row's job."""
-    return _decode_spec(row.spec).measure
-
-
 def full_job(
     row: Row[Any],
     *,
@@ -80,28 +87,31 @@ def full_job(
     attempts: Sequence[Row[Any]],
     cards: Mapping[tuple[int, int], Sequence[str]],
     measurements: Sequence[Row[Any]],
+    spec: str,
     env: StoredEnv | None,
     after: list[int],
     current: Current | None = None,
 ) -> m.Job:
-    """A row with its attempts as ``show`` prints it; ``current`` of a running job, where it was looked at."""
+    """A row with its attempts and ``spec`` (as JSON) as ``show`` prints it; ``current`` of a running job, where it was
+    looked at."""
+    seen, told = may_see(caller, row.uid), dict[str, Any](_decode_json(spec))
     measured = [m.Measurement(name=each.name, value=each.value, unit=each.unit) for each in measurements]
     return m.Job(
-        **_common(row, cards.get((row.id, row.attempts), ()), caller, because),
+        **_common(row, cards.get((row.id, row.attempts), ()), caller, because, told.get("labels", {})),
         **{"measurements": measured, **_running(current)},
-        attempts=[_attempt(each, cards.get((row.id, each.number), ())) for each in attempts],
-        spec=_spec(row, env) if may_see(caller, row.uid) else None,
+        attempts=[_attempt(each, cards.get((row.id, each.number), ()), seen) for each in attempts],
+        spec=_spec(told, row, env) if seen else None,
         after=after,
     )
 
 
-def _attempt(row: Row[Any], cards: Sequence[str]) -> m.Attempt:
+def _attempt(row: Row[Any], cards: Sequence[str], seen: bool) -> m.Attempt:
     return m.Attempt(
         number=row.number,
         outcome=row.outcome,
         exit_code=row.exit_code,
         signal=row.signal,
-        reason=row.reason,
+        reason=row.reason if seen else public_reason(row.reason),
         cards=list(cards),
         started_at=iso(row.started_at),
         ended_at=iso(row.ended_at),
@@ -112,8 +122,7 @@ def _attempt(row: Row[Any], cards: Sequence[str]) -> m.Attempt:
     )
 
 
-def _spec(row: Row[Any], env: StoredEnv | None) -> dict[str, Any]:
-    spec: dict[str, Any] = _decode_json(row.spec)
+def _spec(spec: dict[str, Any], row: Row[Any], env: StoredEnv | None) -> dict[str, Any]:
     if env is not None and env.env:
         spec["env"] = {name: KEPT if name in env.kept else value for name, value in env.env.items()}
     if row.matrix:

@@ -88,14 +88,16 @@ class OutputParser:
         return list(found.values())
 
     def progress(self) -> Progress | None:
-        """How far the job is: by a user's pattern of that name, else by its progress bars; None: nobody says."""
+        """How far the job is: by a user's pattern of that name, else by its progress bars or a batch's own count; None:
+        nobody says."""
         readers = self._up_to_now()
         for reader in readers:
             if isinstance(reader, PatternReader):
                 for measurement in reader.result():
                     if measurement.name == PROGRESS and 0 <= measurement.value <= 100:
                         return Progress(measurement.value / 100, None)
-        return next((reader.progress() for reader in readers if isinstance(reader, TqdmReader)), None)
+        told = (reader.progress() for reader in readers if not isinstance(reader, PatternReader))
+        return next((progress for progress in told if progress is not None), None)
 
     @property
     def model(self) -> str | None:

@@ -8,9 +8,11 @@ from typing import ClassVar
 import msgspec
 
 from p104d.core.job import Measurement
+from p104d.engines.measure_batch import BatchReader
 from p104d.engines.measure_bench import BenchReader
 from p104d.engines.measure_model import ModelReader
 from p104d.engines.measure_names import ITEMS, LLAMA
+from p104d.engines.measure_tqdm import Progress
 
 _TIME = re.compile(
     rb"(?:^|[\s|:])(?P<what>prompt eval|generation eval|eval|load) time {0,8}= {0,16}(?P<ms>\d{1,12}(?:\.\d{1,6})?) ms"
@@ -44,13 +46,14 @@ class LlamaReader:
     each have their own time: the speed is that of one request, not of the server. Where neither is printed, the
     speeds are those of llama-bench, else those of llama-cli's last ``[ Prompt: ... t/s | Generation: ... t/s ]``, and
     tokens are unknown. ``load_seconds`` is the last load time printed, ``items`` the requests that a server answered.
-    ``model`` is the model that was loaded.
+    ``model`` is the model that was loaded. Where a batch runner counted (``BatchReader``), its figures stand for all.
     """
 
     names: ClassVar[tuple[str, ...]] = LLAMA
     needles: ClassVar[tuple[tuple[bytes, bytes], ...]] = (
         (b"=", b" time"),
         (b"/", b" t/s | "),
+        *BatchReader.needles,
         *BenchReader.needles,
         *ModelReader.needles,
     )
@@ -61,7 +64,7 @@ class LlamaReader:
         self._rates: tuple[float, float] | None = None
         self._load_milliseconds: float | None = None
         self._requests = 0
-        self._bench, self._model = BenchReader(), ModelReader()
+        self._batch, self._bench, self._model = BatchReader(), BenchReader(), ModelReader()
 
     @property
     def model(self) -> str | None:
@@ -76,6 +79,7 @@ class LlamaReader:
             return
         match = _TIME.search(line)
         if match is None:
+            self._batch.read_line(line)
             self._bench.read_line(line)
             self._model.read_line(line)
             return
@@ -89,8 +93,14 @@ class LlamaReader:
             total.tokens += int(match["n"])
             total.milliseconds += milliseconds
 
+    def progress(self) -> Progress | None:
+        """How far a batch is; None where nobody counts."""
+        return self._batch.progress()
+
     def result(self) -> list[Measurement]:
         """What is known, in the order of ``names``."""
+        if counted := self._batch.result():
+            return counted
         server = self._server.prompt.tokens + self._server.generation.tokens > 0
         source = self._server if server else self._context
         prompt, generation = self._rates or (0.0, 0.0)

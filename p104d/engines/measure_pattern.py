@@ -13,10 +13,13 @@ import math
 import re
 import re._parser as parser  # type: ignore[import-not-found]  # typeshed has only its deprecated alias
 import time
+import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from p104d.core.job import Measurement, UserPattern
+
+T = TypeVar("T")
 
 MAX_PATTERN_CHARS = 256
 #: Of a line, what a pattern is shown.
@@ -45,7 +48,7 @@ class PatternReader:
         """Raises ValueError for a pattern that ``check_pattern`` refuses."""
         check_pattern(measure.pattern)
         self._measure = measure
-        self._pattern = re.compile(measure.pattern)
+        self._pattern = _compiled(measure.pattern)
         self._clock = clock
         self._value: float | None = None
         self.given_up = False
@@ -83,8 +86,8 @@ def check_pattern(pattern: str) -> None:
     if len(pattern) > MAX_PATTERN_CHARS:
         raise ValueError(f"longer than {MAX_PATTERN_CHARS} characters; shorten it")
     try:
-        groups = re.compile(pattern).groupindex
-        parsed = parser.parse(pattern)
+        groups = _compiled(pattern).groupindex
+        parsed = _quietly(parser.parse, pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"not a regular expression ({error})") from None
     if "value" not in groups:
@@ -95,6 +98,17 @@ def check_pattern(pattern: str) -> None:
     judge.first_of(parsed, 0)
     if judge.steps(anchored=_is_anchored(parsed)) > MAX_STEPS:
         raise ValueError("it could take too long on some line; use fewer .* and tell apart what follows a repetition")
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return _quietly(re.compile, pattern)
+
+
+def _quietly(call: Callable[[str], T], pattern: str) -> T:
+    """Without the warning that ``[[`` may mean something else one day: anybody's would go to the daemon's log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return call(pattern)
 
 
 def _unsupported(what: str, mend: str = "describe the line more simply") -> ValueError:

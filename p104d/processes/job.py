@@ -139,6 +139,7 @@ class Job:
         for name, (soft, hard) in self._rlimits.items():
             _limit(name, soft, hard)
         if self._uid is not None:
+            native.leave_session_keyring()  # root's own, or one that the jobs of all users would share
             _become(self._user, self._uid, self._gid)
         _enter(self._cwd)
 
@@ -181,10 +182,21 @@ def _unprotect() -> None:
 
 
 def _limit(name: str, soft: int, hard: int) -> None:
+    """Where this process may not raise its own (a container's root, say), as near as it may."""
     try:
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (soft, hard))
+        number = getattr(resource, f"RLIMIT_{name.upper()}")
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except (ValueError, OSError):
+            most = resource.getrlimit(number)[1]
+            resource.setrlimit(number, (_lower(soft, most), _lower(hard, most)))
     except (AttributeError, ValueError, OSError) as error:
         raise Failure(_NOT_EXECUTABLE, f"cannot set the limit {name}: {error}") from error
+
+
+def _lower(one: int, other: int) -> int:
+    finite = [each for each in (one, other) if each != resource.RLIM_INFINITY]
+    return min(finite, default=resource.RLIM_INFINITY)
 
 
 def _become(user: str, uid: int, gid: int) -> None:

@@ -62,6 +62,6 @@ class EventSocket:
                 data = self._socket.recv(_DATAGRAM_BYTES)
             except BlockingIOError:
                 return
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 message = json.loads(data)
                 self._on_hint(Key(*message["key"]), str(message["event"]))

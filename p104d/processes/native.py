@@ -81,6 +81,19 @@ def _clone(flags: int, folder: int) -> int:
     return int(_locked_libc.syscall(ctypes.c_long(_SYS_CLONE3), ctypes.byref(arguments), size))
 
 
+#: keyctl(2) by machine; elsewhere jobs keep the session keyring of whoever started the daemon.
+_SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+
+
+def leave_session_keyring() -> None:
+    """Take a new, empty session keyring. Who possesses one may read and change the keys in it, whatever their uid, and
+    children inherit it. Nothing happens where the kernel has none."""
+    number = _SYS_KEYCTL.get(os.uname().machine)
+    if number is not None:
+        _libc.syscall(ctypes.c_long(number), ctypes.c_long(_KEYCTL_JOIN_SESSION_KEYRING), None)
+
+
 #: rt_sigaction(2) by machine; elsewhere the two signals stay as they were found.
 _SYS_RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
 

@@ -1,6 +1,7 @@
-"""Posts the environment's P104_WEBHOOK_BODY to the URL given, as JSON; exits 0 when it was taken. Stdlib only.
+"""Posts the environment's P104_WEBHOOK_BODY to its P104_WEBHOOK_URL, as JSON; exits 0 when it was taken. Stdlib only.
 
-Run as the user to be told, by a shim that ends it when it takes too long; three tries, for a router may be asleep.
+Run as the user to be told, by a shim that ends it when it takes too long; three tries, for a router may be asleep. The
+URL may also be an argument, as what an earlier release owed has it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def post(url: str, body: bytes) -> str | None:
 
 def main() -> int:
     """Try a few times, waiting longer each time."""
-    url, body = sys.argv[1], os.environ.get("P104_WEBHOOK_BODY", "{}").encode()
+    url = sys.argv[1] if len(sys.argv) > 1 else os.environ["P104_WEBHOOK_URL"]
+    body = os.environ.get("P104_WEBHOOK_BODY", "{}").encode()
     for wait in range(_TRIES):
         problem = post(url, body)
         if problem is None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy.engine import Connection
 
-from p104d.core.job import JobState
+from p104d.core.errors import RefusedError
+from p104d.core.job import JobSpec, JobState, UserPattern
 from p104d.store import sql
+
+#: What one answer may read of what people wrote. Nobody else is answered meanwhile, and all of it is in memory at once.
+MOST_BYTES = 16 * 2**20
 
 
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,19 +32,62 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
 _JOB_ROW = """
     SELECT j.id, j.document_id, j.schedule_id, j.name, j.uid, j.user, j.matrix, j.state, j.reason, j.priority,
            j.requirement_id, j.blocked, j.eligible_at, j.attempts, j.failures, j.submitted_at, j.started_at,
-           j.ended_at, j.exit_code, d.spec
+           j.ended_at, j.exit_code
     FROM jobs j JOIN documents d ON d.id = j.document_id
 """
 
 
+class _Room:
+    """What is left of MOST_BYTES."""
+
+    def __init__(self) -> None:
+        self._left = MOST_BYTES
+
+    def take(self, text: str | None) -> None:
+        """Raises RefusedError where ``text`` does not fit any more."""
+        self._left -= len(text) if text else 0
+        if self._left < 0:
+            raise RefusedError("these jobs are too large for one answer", mend="ask for fewer of them at a time")
+
+
 def job_rows(conn: Connection, ids: Sequence[int]) -> list[Any]:
-    """The rows of these jobs in the order asked; unknown ids are left out."""
+    """The rows of these jobs in the order asked; unknown ids are left out. Raises RefusedError beyond MOST_BYTES."""
     found: dict[int, Any] = {}
+    room = _Room()
     for chunk in (ids[i : i + 500] for i in range(0, len(ids), 500)):
         marks = ",".join("?" * len(chunk))
-        for row in sql.rows(conn, f"{_JOB_ROW} WHERE j.id IN ({marks})", tuple(chunk)):
+        for row in sql.each(conn, f"{_JOB_ROW} WHERE j.id IN ({marks})", tuple(chunk)):
+            room.take(row.matrix)
             found[row.id] = row
     return [found[i] for i in ids if i in found]
+
+
+_DEFAULT = JobSpec(name="", command=(), cwd="/")
+
+
+class Brief(msgspec.Struct, frozen=True):
+    """What a list shows of a specification."""
+
+    labels: dict[str, str] = {}
+    measure: tuple[str | UserPattern, ...] = _DEFAULT.measure
+
+
+_decode_brief = msgspec.json.Decoder(Brief).decode
+
+
+def specs(conn: Connection, document_ids: Iterable[int]) -> Iterator[tuple[int, str]]:
+    """(id, specification as JSON) of these documents, one after the other. Raises RefusedError where they are more
+    than one answer may read."""
+    room = _Room()
+    for document_id in document_ids:
+        text = str(sql.value(conn, "SELECT spec FROM documents WHERE id = ?", (document_id,)))
+        room.take(text)
+        yield document_id, text
+
+
+def briefs(conn: Connection, document_ids: Iterable[int]) -> dict[int, Brief]:
+    """What a list shows of these documents. Raises RefusedError as ``specs`` does."""
+    return {document_id: _decode_brief(text) for document_id, text in specs(conn, dict.fromkeys(document_ids))}
 
 
 def states(conn: Connection, ids: Sequence[int]) -> dict[int, tuple[str, int]]:
@@ -53,8 +100,24 @@ def states(conn: Connection, ids: Sequence[int]) -> dict[int, tuple[str, int]]:
     return found
 
 
+_WAITED = """
+    SELECT j.id, j.uid, j.state, j.exit_code, j.reason, a.signal
+    FROM jobs j LEFT JOIN attempts a ON a.job_id = j.id AND a.number = j.attempts
+"""
+
+
+def waited(conn: Connection, ids: Sequence[int]) -> list[Any]:
+    """How these jobs stand, in the order asked; unknown ids are left out."""
+    found: dict[int, Any] = {}
+    for chunk in (ids[i : i + 500] for i in range(0, len(ids), 500)):
+        marks = ",".join("?" * len(chunk))
+        for row in sql.rows(conn, f"{_WAITED} WHERE j.id IN ({marks})", tuple(chunk)):
+            found[row.id] = row
+    return [found[i] for i in ids if i in found]
+
+
 def listed(conn: Connection, wanted: JobFilter) -> list[Any]:
-    """The newest jobs that fit, newest first, at most ``wanted.limit``."""
+    """The newest jobs that fit, newest first, at most ``wanted.limit``. Raises RefusedError beyond MOST_BYTES."""
     where, values = ["1"], list[object]()
 
     def need(condition: str, *given: object) -> None:
@@ -76,7 +139,11 @@ def listed(conn: Connection, wanted: JobFilter) -> list[Any]:
     if wanted.card is not None:
         need("j.id IN (SELECT job_id FROM attempt_cards WHERE card_uuid = ?)", wanted.card)
     order = f"{_JOB_ROW} WHERE {' AND '.join(where)} ORDER BY j.id DESC LIMIT ?"
-    return sql.rows(conn, order, (*values, wanted.limit))
+    found, room = list[Any](), _Room()
+    for row in sql.each(conn, order, (*values, wanted.limit)):
+        room.take(row.matrix)
+        found.append(row)
+    return found
 
 
 def attempts_of(conn: Connection, job_id: int) -> list[Any]:

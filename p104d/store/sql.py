@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import namedtuple
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -43,6 +43,12 @@ def rows(conn: Connection, statement: str, parameters: Parameters = ()) -> list[
     """All rows of the result, by attribute or position."""
     cursor = _execute(conn, statement, parameters)
     return list(map(_type_of(cursor)._make, cursor.fetchall()))
+
+
+def each(conn: Connection, statement: str, parameters: Parameters = ()) -> Iterator[Any]:
+    """The rows one by one, as they are wanted: for answers that may be large."""
+    cursor = _execute(conn, statement, parameters)
+    return map(_type_of(cursor)._make, cursor)
 
 
 def row(conn: Connection, statement: str, parameters: Parameters = ()) -> Any | None:

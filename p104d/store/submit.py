@@ -20,13 +20,15 @@ class Submitter(msgspec.Struct, frozen=True):
 
 class NewDocument(msgspec.Struct, frozen=True, kw_only=True):
     """One checked document. ``combinations`` has one entry a job ({} where there is no matrix); ``kept`` names the
-    variables of ``spec.env`` that were copied from the caller and are never shown."""
+    variables of ``spec.env`` that were copied from the caller and are never shown; ``limits`` are the resource limits,
+    (soft, hard) by name, that its jobs run under."""
 
     spec: JobSpec
     combinations: list[dict[str, str]]
     kept: tuple[str, ...] = ()
     umask: int = 0o022
     where: str = ""
+    limits: dict[str, tuple[int, int]] = {}
 
 
 class Submitted(msgspec.Struct, kw_only=True):
@@ -36,11 +38,12 @@ class Submitted(msgspec.Struct, kw_only=True):
     schedules: list[tuple[int, str]] = []
 
 
-class StoredEnv(msgspec.Struct, frozen=True):
-    """How a document's environment is kept: apart from the spec, for it holds secrets."""
+class StoredEnv(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How what a document's jobs find around them is kept: apart from the spec, for the environment holds secrets."""
 
     env: dict[str, str]
     kept: tuple[str, ...] = ()
+    limits: dict[str, tuple[int, int]] = {}
 
 
 def submit(conn: Connection, documents: list[NewDocument], who: Submitter, now: float) -> Submitted:
@@ -70,7 +73,7 @@ def insert_document(conn: Connection, new: NewDocument) -> int:
             (
                 spec.name,
                 msgspec.json.encode(stored).decode(),
-                msgspec.json.encode(StoredEnv(spec.env, new.kept)).decode(),
+                msgspec.json.encode(StoredEnv(spec.env, new.kept, new.limits)).decode(),
                 new.umask,
                 spec.time_limit_seconds,
             ),

@@ -1,0 +1,49 @@
+"""One system daemon among real users for all tests that leave it as they found it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from access_rig import System, need_others
+
+
+@pytest.fixture(autouse=True)
+def plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No daemon of whoever runs the tests, no width or colour of their terminal."""
+    for name in ("P104_SOCKET", "NO_COLOR", "COLUMNS", "XDG_RUNTIME_DIR", "_P104CTL_COMPLETE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def one_system() -> Iterator[System]:
+    need_others()
+    rig = System()
+    try:
+        rig.start()
+        yield rig
+    finally:
+        rig.close()
+
+
+@pytest.fixture
+def system(one_system: System) -> Iterator[System]:
+    """Two cards, all free, the queue empty but for what has ended."""
+    yield one_system
+    one_system.quiet()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., System]]:
+    """Starts daemons of a test's own."""
+    need_others()
+    with ExitStack() as closing:
+
+        def call(cards: int = 2, **options: object) -> System:
+            rig = System(cards, **options)  # type: ignore[arg-type]
+            closing.callback(rig.close)
+            rig.start()
+            return rig
+
+        yield call
