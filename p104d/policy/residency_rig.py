@@ -1,0 +1,176 @@
+"""The rig during one round of residency decisions: what is idle, what is kept for whom, and which cards to take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import inf
+
+from p104d.policy.residency_estimate import rest
+from p104d.policy.residency_view import Begin, Family, Kept, Load, Resident, View
+
+#: Unloading a copy costs its family a load later, perhaps: counted as this part of the load that is at hand, so that an
+#: empty card behind a slow link is not always better than a fast one with a copy on it.
+LATER = 0.5
+
+
+class Unit:
+    """Cards that can only be had together: one that is empty, or all of an idle copy."""
+
+    __slots__ = ("cards", "key", "resident")
+
+    def __init__(self, key: tuple[bool, float, float, int], cards: tuple[str, ...], resident: int | None) -> None:
+        self.key = key
+        self.cards = cards
+        self.resident = resident
+
+
+class Rig:
+    """Cards and copies as decisions are taken. ``wanted`` answers whether the jobs that wait for an idle copy's family
+    forbid to unload it."""
+
+    def __init__(self, view: View, families: Mapping[str, Family], means: Mapping[str, float]) -> None:
+        self.now = view.now
+        self.families = families
+        self.means = means
+        self.slowness = {card.id: card.slowness for card in view.cards}
+        self.place = {card.id: index for index, card in enumerate(view.cards)}
+        self.closed = {card.id for card in view.cards if card.closed}
+        self.residents = {each.id: each for each in sorted(view.residents, key=lambda each: each.id)}
+        self.on: dict[str, int | None] = dict.fromkeys(self.place)
+        self.idle = {each.id for each in self.residents.values() if each.busy_since is None}
+        #: When each usable copy is expected to be idle, in seconds from now, by family; loads of this round as well.
+        self.copies: dict[str, dict[int, float]] = {}
+        self.kept: dict[str, int] = {}
+        self._loads = 0
+        for each in self.residents.values():
+            for card in each.cards:
+                self.on[card] = each.id
+            if self.closed.isdisjoint(each.cards):
+                self._set(each.family, each.id, rest(each, self.means[each.family], self.now))
+
+    def free_at(self, family: str) -> list[float]:
+        """When the family's copies are expected to be idle, in seconds from now."""
+        return list(self.copies.get(family, {}).values())
+
+    def warm(self, family: str) -> Resident | None:
+        """An idle copy that may be used: the one used last, so that what is idle long stays the one to unload."""
+        known = (self.residents[number] for number in self.copies.get(family, ()) if number in self.idle)
+        ready = [each for each in known if self.kept.keys().isdisjoint(each.cards)]
+        return max(ready, key=lambda each: (each.last_used, -each.id), default=None)
+
+    def begin(self, job: int, copy: Resident) -> Begin:
+        """Let ``job`` run on the idle ``copy``."""
+        self.idle.discard(copy.id)
+        self._set(copy.family, copy.id, self.means[copy.family])
+        return Begin(job, copy.id)
+
+    def load(self, job: int, family: Family, units: Iterable[Unit]) -> Load:
+        """Unload what is on ``units``, and load ``family`` for ``job`` on as many of their cards as it takes."""
+        taken = list(units)
+        evicts = [unit.resident for unit in taken if unit.resident is not None]
+        for number in evicts:
+            self._drop(number)
+        cards = self._best(family, taken)
+        self._loads += 1
+        for card in cards:
+            self.on[card] = -self._loads
+        busy = 0.0 if family.kept else self.means[family.name]
+        self._set(family.name, -self._loads, self.load_seconds(family, cards) + busy)
+        return Load(family.name, cards, tuple(evicts), job)
+
+    def load_seconds(self, family: Family, cards: Iterable[str]) -> float:
+        """What loading takes there: as long as on the slowest of the cards."""
+        return family.load_seconds * max((self.slowness[card] for card in cards), default=1.0)
+
+    def cards_of(self, family: Family, units: Iterable[Unit]) -> float:
+        """What loading would take on ``units``."""
+        return self.load_seconds(family, self._best(family, units))
+
+    def choose(self, family: Family, spare: Mapping[str, bool]) -> list[Unit] | None:
+        """The cards for one more copy: empty ones, then those of idle copies, the least recently used first, a faster
+        link before a slow one; None: there are not enough now. ``spare`` tells of each family that jobs wait for
+        whether an idle copy of it may be unloaded all the same."""
+        chosen: list[Unit] = []
+        for unit in sorted(self._units(family, spare), key=lambda unit: unit.key):
+            if sum(len(each.cards) for each in chosen) >= family.cards:
+                break
+            chosen.append(unit)
+        for unit in list(chosen):
+            if sum(len(each.cards) for each in chosen) - len(unit.cards) >= family.cards:
+                chosen.remove(unit)
+        return chosen if sum(len(each.cards) for each in chosen) >= family.cards else None
+
+    def within_reach(self) -> int:
+        """How many cards are empty or have an idle copy on them: no more than these can be had now."""
+        return sum(
+            number is None or (number in self.idle and not self.residents[number].pinned)
+            for card, number in self.on.items()
+            if card not in self.closed
+        )
+
+    def keep(self, job: int, family: Family, spare: Mapping[str, bool], within: float | None = None) -> Kept | None:
+        """Keep for ``job`` the cards that are expected to be free soonest; None: as many will never be. With ``within``
+        only cards that will be free so soon and that nobody waits for."""
+        found = sorted(
+            (seconds, self.place[card], card)
+            for card in self.place
+            if (seconds := self._expected(card, spare)) < inf
+            and (within is None or (seconds <= within and not self._wanted(card, spare)))
+        )
+        if len(found) < family.cards:
+            return None
+        chosen = found[: family.cards]
+        # An idle copy that must serve older jobs first does so; it is kept once they are gone.
+        self.kept.update({card: job for _, _, card in chosen if not self._serves_first(self.on[card], spare)})
+        cards = tuple(card for _, place, card in sorted(chosen, key=lambda each: each[1]))
+        return Kept(job, cards, self.now + chosen[-1][0])
+
+    def _expected(self, card: str, spare: Mapping[str, bool]) -> float:
+        """In how many seconds the card could be had; inf: never, or not for this."""
+        number = self.on[card]
+        if card in self.closed or card in self.kept:
+            return inf
+        if number is None:
+            return 0.0
+        if number < 0:
+            return next(free[number] for free in self.copies.values() if number in free)
+        copy = self.residents[number]
+        if copy.pinned or not self.closed.isdisjoint(copy.cards):
+            return inf
+        before = self.means[copy.family] if self._serves_first(number, spare) else 0.0
+        return self.copies[copy.family][number] + before
+
+    def _wanted(self, card: str, spare: Mapping[str, bool]) -> bool:
+        """Whether jobs wait for what is on the card, or is being loaded there."""
+        number = self.on[card]
+        return number is not None and (number < 0 or not spare.get(self.residents[number].family, True))
+
+    def _serves_first(self, number: int | None, spare: Mapping[str, bool]) -> bool:
+        """Whether this is an idle copy with jobs of its own that go before."""
+        return number is not None and number in self.idle and not spare.get(self.residents[number].family, True)
+
+    def _units(self, family: Family, spare: Mapping[str, bool]) -> Iterable[Unit]:
+        for card, number in self.on.items():
+            if number is None and card not in self.closed and card not in self.kept:
+                yield Unit((False, family.load_seconds * self.slowness[card], -inf, self.place[card]), (card,), None)
+        for number in sorted(self.idle):
+            copy = self.residents[number]
+            if copy.pinned or not self.closed.isdisjoint(copy.cards) or not self.kept.keys().isdisjoint(copy.cards):
+                continue
+            if spare.get(copy.family, True):
+                seconds = self.load_seconds(family, copy.cards) + LATER * family.load_seconds
+                yield Unit((copy.family in spare, seconds, copy.last_used, number), copy.cards, number)
+
+    def _best(self, family: Family, units: Iterable[Unit]) -> tuple[str, ...]:
+        cards = sorted((card for unit in units for card in unit.cards), key=lambda c: (self.slowness[c], self.place[c]))
+        return tuple(sorted(cards[: family.cards], key=lambda card: self.place[card]))
+
+    def _set(self, family: str, number: int, seconds: float) -> None:
+        self.copies.setdefault(family, {})[number] = seconds
+
+    def _drop(self, number: int) -> None:
+        copy = self.residents[number]
+        self.idle.discard(number)
+        del self.copies[copy.family][number]
+        for card in copy.cards:
+            self.on[card] = None
