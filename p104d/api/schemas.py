@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from p104d.api import history, power, proof
+from p104d.api import history, models, power, proof
 from p104d.api import messages as m
 from p104d.api.spec import job_schema
 
@@ -32,6 +32,7 @@ SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "report": history.Report,
     "bench": history.Bench,
     "power": power.PowerCards,
+    "models": models.Models,
     "error": m.ErrorAnswer,
 }
 
