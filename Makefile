@@ -58,7 +58,7 @@ lint: $(VENV)/.stamp-demo $(VENV)/.stamp-test $(VENV)/.stamp-check
 	'$(BIN)/ruff' check .
 	'$(BIN)/ruff' format --check .
 	'$(BIN)/mypy' --strict
-	'$(BIN)/mypy' --strict demo bench
+	'$(BIN)/mypy' --strict demo bench soak
 	'$(BIN)/lint-imports'
 
 ptx: $(VENV)/.stamp-ptx
