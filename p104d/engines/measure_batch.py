@@ -14,7 +14,7 @@ _LINE = re.compile(
     rb"^batch: (\d{1,12})/(\d{1,12}) requests, (\d{1,12}) from before, (\d{1,12}) failed; "
     rb"prompt " + _NUMBER + rb" tokens, " + _NUMBER + rb" tokens/s; "
     rb"generation " + _NUMBER + rb" tokens, " + _NUMBER + rb" tokens/s; "
-    rb"all together " + _NUMBER + rb" tokens/s; " + _NUMBER + rb" s, (\d{1,12}|\?) s left"
+    rb"all together " + _NUMBER + rb" tokens/s; " + _NUMBER + rb" s, (\d{1,18}|\?) s left"
 )
 
 
