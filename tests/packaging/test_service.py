@@ -213,3 +213,42 @@ def test_cancel_ends_the_whole_tree(machine: Machine) -> None:
     assert machine.ctl("cancel", job).returncode == 0
     assert machine.ctl("wait", "--timeout", "30s", job).returncode == 1
     wait_for(lambda: sleepers() == 0, STEP_SECONDS)
+
+
+def test_a_loop_that_hangs_is_killed_and_its_jobs_run_on(machine: Machine) -> None:
+    """The watchdog is fed by the loop alone: a daemon that stands still is replaced, and the jobs do not notice."""
+    folder = "/etc/systemd/system/p104d.service.d"
+    machine.run("mkdir", "-p", folder)
+    machine.run("sh", "-c", f"printf '[Service]\\nWatchdogSec=2s\\n' >{folder}/soon.conf")
+    try:
+        machine.run("systemctl", "daemon-reload")
+        machine.run("systemctl", "restart", "p104d.service")
+        wait_for(machine.answers, STEP_SECONDS)
+        job = machine.ctl("run", "--detach", "--vram", "1GiB", "--", "sleep", "300").stdout.strip()
+        unit = f"p104-job-{job}-1.service"
+        wait_for(lambda: machine.show(unit, "ActiveState") == "active", STEP_SECONDS)
+        daemon = machine.show("p104d.service", "MainPID")
+        machine.run("kill", "-STOP", daemon)
+        wait_for(lambda: machine.show("p104d.service", "MainPID") not in ("0", daemon), BOOT_SECONDS)
+        wait_for(machine.answers, STEP_SECONDS)
+        assert machine.show("p104d.service", "NRestarts") != "0"
+        assert machine.show(unit, "ActiveState") == "active"
+        assert json.loads(machine.ctl("show", "--json", job).stdout)["state"] == "running"
+        assert machine.ctl("cancel", job).returncode == 0
+        assert machine.ctl("wait", "--timeout", "30s", job).returncode == 1
+    finally:
+        machine.run("rm", "-r", folder)
+        machine.run("systemctl", "daemon-reload")
+        machine.run("systemctl", "restart", "p104d.service")
+        wait_for(machine.answers, STEP_SECONDS)
+
+
+def test_a_job_is_no_part_of_the_service(machine: Machine) -> None:
+    """Its own control group, and what the sandbox hides from the daemon."""
+    script = (
+        "cat /proc/self/cgroup; ls -d /home /root >/dev/null && touch /var/lib/x-$$ 2>&1; grep CapBnd /proc/self/status"
+    )
+    done = machine.ctl("run", "--vram", "1GiB", "--", "sh", "-c", script)
+    assert "p104-job-" in done.stdout and "p104d.service" not in done.stdout, done
+    # Nobody's right to write there is missing, not the file system read-only as the daemon's is.
+    assert "Permission denied" in done.stdout and "Read-only" not in done.stdout, done
