@@ -6,12 +6,34 @@ import msgspec
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """Start a job on these cards. ``reserved_bytes`` is per card, in the order of ``cards``."""
+    """Start a job on these cards. ``reserved_bytes`` is per card, in the order of ``cards``. ``resident`` is the copy
+    of a model that it runs on, whose cards these are; ``evicts`` are idle copies that are unloaded first."""
 
     job_id: int
     cards: tuple[str, ...]
     reserved_bytes: tuple[int, ...]
     exclusive: bool
+    resident: int | None = None
+    evicts: tuple[int, ...] = ()
+
+
+class LoadModel(msgspec.Struct, frozen=True, kw_only=True):
+    """Unload the copies in ``evicts``, then load a copy of ``family`` on ``cards``. ``job_id`` asked for it; once it is
+    loaded it runs that job, or, if another copy served it meanwhile, whoever is next."""
+
+    family: str
+    cards: tuple[str, ...]
+    job_id: int
+    evicts: tuple[int, ...] = ()
+
+
+class KeptCards(msgspec.Struct, frozen=True, kw_only=True):
+    """Cards kept for a model job that has waited too long, or can have them soon, until about ``expected`` (Unix
+    seconds)."""
+
+    job_id: int
+    cards: tuple[str, ...]
+    expected: float
 
 
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,10 +48,12 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Verbs, in the order to be carried out."""
+    """Verbs. What a start or a load evicts is named by it alone; starts and loads never meet on a card."""
 
     starts: tuple[Start, ...] = ()
+    loads: tuple[LoadModel, ...] = ()
     reservation: Reservation | None = None
+    kept: tuple[KeptCards, ...] = ()
 
 
 class CardRefusal(msgspec.Struct, frozen=True, kw_only=True):
