@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,16 @@ def schemas() -> dict[str, dict[str, Any]]:
 
 def _described(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"p104ctl {name} --json"}
-    return head | schema
+    return head | {key: _clean(value) for key, value in schema.items()}
+
+
+def _clean(value: Any, key: str = "") -> Any:
+    """Descriptions as ``inspect.cleandoc`` has them: releases of msgspec differ in how they indent a docstring."""
+    if isinstance(value, dict):
+        return {name: _clean(each, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_clean(each) for each in value]
+    return inspect.cleandoc(value) if key == "description" and isinstance(value, str) else value
 
 
 def text(schema: dict[str, Any]) -> str:
