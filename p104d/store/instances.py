@@ -38,6 +38,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     file_bytes: int = 0
     load_seconds: float = 0.0
     user: str | None = None
+    shared: bool = False
     socket: str = ""
 
 
@@ -157,6 +158,12 @@ def add(conn: Connection, new: NewInstance, *, now: float, boot_id: str) -> int:
             (number, position, card.uuid, card.reserved_bytes, card.estimated_bytes),
         )
     return number
+
+
+def set_loaded(conn: Connection, number: int, loaded: Loaded) -> None:
+    """How it is loaded, with what follows from its number."""
+    text = msgspec.json.encode(loaded).decode()
+    sql.run(conn, "UPDATE instances SET loaded = ? WHERE id = ?", (text, number))
 
 
 def started(conn: Connection, number: int, pid: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import msgspec
@@ -227,6 +228,19 @@ def revokes(conn: Connection, job_id: int) -> int:
 def _attempts_ended(conn: Connection, job_id: int, outcome: str) -> int:
     statement = "SELECT count(*) FROM attempts WHERE job_id = ? AND outcome = ?"
     return int(sql.value(conn, statement, (job_id, outcome)))
+
+
+def servers_lost(conn: Connection, job_id: int, reasons: Sequence[str]) -> int:
+    """How many attempts of a job ended for one of these reasons."""
+    marks = ",".join("?" * len(reasons))
+    statement = f"SELECT count(*) FROM attempts WHERE job_id = ? AND reason IN ({marks})"  # noqa: S608 - marks
+    return int(sql.value(conn, statement, (job_id, *reasons)))
+
+
+def instance_of(conn: Connection, job_id: int, number: int) -> int | None:
+    """The copy of a model that an attempt ran on."""
+    value = sql.value(conn, "SELECT instance_id FROM attempts WHERE job_id = ? AND number = ?", (job_id, number))
+    return None if value is None else int(value)
 
 
 def stop_reason(conn: Connection, job_id: int, number: int) -> str | None:
