@@ -83,7 +83,7 @@ class Intake:
         if spec.cards and not rig.counted:
             # Which cards there are is not known yet; what the host has is.
             cards = _as_many_as_asked(spec, cards)
-        why = impossible(cards, host, spec.requirement())
+        why = impossible(cards, host, spec.requirement(caller.uid))
         if why is not None:
             keys = _fields(spec, why)
             mend = "p104ctl doctor shows what there is" if keys[0] == "ram" else "p104ctl cards shows what there is"
@@ -164,4 +164,5 @@ def _fields(spec: JobSpec, why: str) -> tuple[str, ...]:
         return ("ram",)
     if spec.only and "only" in why:
         return ("only", "cards")
-    return ("vram", "cards", "command") if spec.vram_bytes is not None and " on " in why else ("cards", "command")
+    what = "command" if spec.engine is None else "engine"
+    return ("vram", "cards", what) if spec.vram_bytes is not None and " on " in why else ("cards", what)

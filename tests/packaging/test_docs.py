@@ -63,7 +63,8 @@ def test_ends_and_measurements_are_documented() -> None:
 def job_examples() -> list[tuple[str, str]]:
     """Every YAML block of the documents that is a job."""
     blocks = [(name, block) for name in DOCUMENTS for block in fenced(document(name), "yaml")]
-    return [(name, block) for name, block in blocks if "command:" in block.split("notify:")[0]]
+    starts = ("command:", "engine:")
+    return [(name, block) for name, block in blocks if any(key in block.split("notify:")[0] for key in starts)]
 
 
 @pytest.mark.parametrize(("name", "text"), job_examples())
