@@ -90,19 +90,22 @@ def limits_of(pid: int, uid: int) -> dict[str, tuple[int, int]] | None:
 
 
 def _text(folder: int, name: str) -> str:
-    with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), encoding="ascii", errors="replace") as file:
+    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    # newline: as it is, for a process may have a carriage return in its name.
+    with open(descriptor, encoding="ascii", errors="replace", newline="\n") as file:
         return file.read()
 
 
 def _uids(folder: int) -> list[int]:
     """Real, effective, saved and file system uid."""
-    line = next(line for line in _text(folder, "status").splitlines() if line.startswith("Uid:"))
+    # Not splitlines(): of what that splits at the kernel escapes the newline alone in the name of a process.
+    line = next(line for line in _text(folder, "status").split("\n") if line.startswith("Uid:"))
     return [int(word) for word in line.split()[1:]]
 
 
 def _parse_limits(text: str) -> dict[str, tuple[int, int]]:
     found = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         name = _LIMITS.get(line[:_WORDS_AT].strip())
         if name is not None:
             soft, hard = (-1 if word == "unlimited" else int(word) for word in line[_WORDS_AT:].split()[:2])

@@ -61,7 +61,7 @@ class HistoryReader:
             try:
                 return await asyncio.to_thread(work)
             except DamagedError as error:
-                self._loop.database.on_damage(error.message)
+                self._loop.database.on_damage(error.why)
                 raise
 
     # --- records ---------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ class Maintenance:
         try:
             path = await asyncio.to_thread(back_up, loop.database, folder, now, loop.settings.keep_backups)
         except DamagedError as error:
-            loop.database.on_damage(error.message)
+            loop.database.on_damage(error.why)
             raise
         log.info("the queue was copied to %s", path, extra={"action": "backup"})
 

@@ -34,7 +34,7 @@ def _write(path: str, text: str) -> None:
 
 def _read(path: str) -> str:
     try:
-        with open(path) as file:
+        with open(path, newline="\n") as file:
             return file.read()
     except OSError:
         return ""
@@ -42,7 +42,7 @@ def _read(path: str) -> str:
 
 def _own_path(pid: int | str = "self") -> str | None:
     """The cgroup v2 path of a process as the kernel names it; None where v2 is not mounted or the process is gone."""
-    for line in _read(f"/proc/{pid}/cgroup").splitlines():
+    for line in _read(f"/proc/{pid}/cgroup").split("\n"):
         if line.startswith("0::"):
             return line[3:]
     return None
@@ -53,7 +53,7 @@ def own_folder() -> str | None:
     own = _own_path()
     if own is None:
         return None
-    for line in _read("/proc/self/mountinfo").splitlines():
+    for line in _read("/proc/self/mountinfo").split("\n"):
         left, _, right = line.partition(" - ")
         fields = left.split()
         if right.split(" ", 1)[0] != "cgroup2" or len(fields) < 5:

@@ -98,7 +98,7 @@ class Note(NamedTuple):
 
 def parse_note(data: bytes) -> Note:
     """The note in the second block of ``exit``."""
-    lines = [*data[NOTE_AT:].rstrip(b"\0").decode("utf-8", "replace").splitlines(), "", "", ""]
+    lines = [*data[NOTE_AT:].rstrip(b"\0").decode("utf-8", "replace").split("\n"), "", "", ""]
     words = lines[2].split()
     pid, at = (int(words[1]), float(words[2])) if len(words) == 3 and words[0] == "job" else (None, None)
     return Note(parse_owner(lines[0]), lines[1] if lines[1].startswith("/") else None, pid, at)

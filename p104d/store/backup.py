@@ -15,17 +15,20 @@ import time
 from pathlib import Path
 
 from p104d.core.errors import UnavailableError
-from p104d.store.engine import MEND_DAMAGE, DamagedError, Database, is_damage
+from p104d.store.engine import DamagedError, Database, is_damage
 
 FOLDER = "backup"
 _NAME = re.compile(r"queue-(\d{8}T\d{6})Z\.db")
 _QUICK, _THOROUGH = "PRAGMA quick_check(1)", "PRAGMA integrity_check(1)"
 _UNFINISHED = "queue.db.new"
+#: SQLite's own words where a page cannot be read; used for what its check finds too, so that both are told alike.
+_MALFORMED = "database disk image is malformed"
+_MOST_CHARS = 200
 
 
 def problem(path: Path, *, thorough: bool = False) -> str | None:
-    """What is wrong with the content of ``path``; None for a whole queue, and for a file that is empty or not there.
-    ``thorough`` compares the indexes with their tables too.
+    """What is wrong with the content of ``path``, in one line; None for a whole queue, and for a file that is empty or
+    not there. ``thorough`` compares the indexes with their tables too.
 
     Reads all of it (140 MB: 0.1 s). Raises UnavailableError where it cannot be read for another reason: a disk that
     fails or a folder that may not be entered is no reason to put the queue aside.
@@ -44,7 +47,13 @@ def problem(path: Path, *, thorough: bool = False) -> str | None:
         if is_damage(error):
             return str(error)
         raise UnavailableError(f"{path} cannot be read: {error}", mend="check its disk and its rights") from None
-    return None if found == ["ok"] else " ".join(found)[:200]
+    return None if found == ["ok"] else f"{_MALFORMED} ({one_line(found)})"
+
+
+def one_line(found: list[str]) -> str:
+    """What a check found, without the headings that SQLite puts over it (``*** in database main ***``)."""
+    lines = [line.strip() for text in found for line in text.split("\n")]
+    return "; ".join(line for line in lines if line and not line.startswith("***"))[:_MOST_CHARS]
 
 
 def backups(folder: Path) -> list[tuple[float, Path]]:
@@ -76,13 +85,13 @@ def back_up(database: Database, folder: Path, now: float, keep: int) -> Path:
         database.copy_to(unfinished)
         wrong = problem(unfinished)
         if wrong is not None:
-            raise DamagedError(f"the queue is damaged: {wrong}", mend=MEND_DAMAGE)
+            raise DamagedError(wrong)
         make_durable(unfinished)
         os.replace(unfinished, target)
         make_durable(folder)
     except (OSError, sqlite3.Error) as error:
         if is_damage(error):
-            raise DamagedError(f"the queue is damaged: {error}", mend=MEND_DAMAGE) from error
+            raise DamagedError(error) from error
         mend = f"free space on or check the disk of {folder}"
         raise UnavailableError(f"the queue could not be backed up: {error}", mend=mend) from error
     finally:

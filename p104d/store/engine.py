@@ -22,7 +22,6 @@ from p104d.core.errors import UnavailableError
 
 #: What SQLite answers where the file is not what it wrote: no space and no second try will mend that.
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-MEND_DAMAGE = "p104d restores it and goes on in a moment"
 #: Pages of 4 KiB; together with mmap off this bounds the daemon's memory however large the queue grows.
 _CACHE_PAGES = 2000
 #: The WAL is checkpointed at this many pages: SQLite's own default, written down because budgets lean on it.
@@ -30,7 +29,11 @@ _CHECKPOINT_PAGES = 1000
 
 
 class DamagedError(UnavailableError):
-    """The file itself is damaged; the daemon has to be started anew to restore it."""
+    """The file itself is damaged: ``why``, in one line; the daemon has to be started anew to restore it."""
+
+    def __init__(self, why: object) -> None:
+        self.why = str(why)
+        super().__init__(f"the queue is damaged: {why}", mend="p104d restores it and goes on in a moment")
 
 
 def is_damage(error: BaseException) -> bool:
@@ -72,9 +75,9 @@ class Database:
     """One SQLite file with one writing connection and reading ones beside it, all of this process alone.
 
     ``write()`` and ``read()`` give a connection inside a transaction. When one raises
-    UnavailableError nothing of the transaction is to be relied on: the disk was full (rolled back) or the commit's
-    fate is unknown (an I/O error); either way the file was closed and the next use opens it again, so that the caller
-    reads afresh. Where it cannot be opened (the disk still full) each use raises UnavailableError until it can.
+    UnavailableError nothing of the transaction is to be relied on: the disk was full (rolled back; the file stays
+    open) or the commit's fate is unknown (an I/O error; the file was closed and the next use opens it again, so that
+    the caller reads afresh). Where it cannot be opened (no room) each use raises UnavailableError until it can.
     A DamagedError is for good: ``on_damage`` is called with its text too.
     """
 
@@ -99,7 +102,7 @@ class Database:
         why = error.orig if isinstance(error, sa.exc.DatabaseError) else error
         if is_damage(error):
             self.on_damage(str(why))
-            return DamagedError(f"the queue is damaged: {why}", mend=MEND_DAMAGE)
+            return DamagedError(why)
         if not isinstance(why, sqlite3.OperationalError):
             return error
         mend = f"free space on or check the disk of {self.path}"

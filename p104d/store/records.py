@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from p104d.core.errors import UnavailableError
 from p104d.store import sql
-from p104d.store.engine import MEND_DAMAGE, DamagedError, is_damage
+from p104d.store.engine import DamagedError, is_damage
 
 #: Rows of one listing of summaries; a rig has a few dozen kinds of work.
 MAX_GROUPS = 5000
@@ -60,7 +60,7 @@ def aside(path: Path) -> Iterator[Connection]:
     except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
         why = error.orig if isinstance(error, sa.exc.DatabaseError) else error
         if is_damage(error):
-            raise DamagedError(f"the queue is damaged: {why}", mend=MEND_DAMAGE) from error
+            raise DamagedError(why) from error
         if not isinstance(why, sqlite3.OperationalError):
             raise
         raise UnavailableError(f"the records cannot be read: {why}", mend=f"check the disk of {path}") from error

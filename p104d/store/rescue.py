@@ -104,7 +104,7 @@ def _put_aside(database: Path, pending: Path, cause: str) -> None:
 
 def _read_cause(pending: Path) -> str:
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        return (pending / "cause").read_text().strip() or "unknown"
+        return " ".join((pending / "cause").read_text().split()) or "unknown"
     return "unknown"
 
 

@@ -71,8 +71,8 @@ def test_language_model_answers_and_is_measured(tmp_path: Path) -> None:
     command += ["--input", str(DEMO / "prompts.jsonl"), "--tokens", "16"]
     done = subprocess.run(command, capture_output=True, check=True, timeout=120)
 
-    asked = [json.loads(line)["custom_id"] for line in (DEMO / "prompts.jsonl").read_text().splitlines()]
-    lines = [json.loads(line) for line in answers.read_text().splitlines()]
+    asked = [json.loads(line)["custom_id"] for line in (DEMO / "prompts.jsonl").read_bytes().split(b"\n") if line]
+    lines = [json.loads(line) for line in answers.read_bytes().split(b"\n") if line]
     assert [line["custom_id"] for line in lines] == asked
     assert all(line["timings"]["predicted_n"] == 16 for line in lines)
 

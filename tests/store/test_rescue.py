@@ -311,3 +311,10 @@ def test_a_backup_without_room(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         backup.back_up(database, path.parent / "backup", NOW, 2)
     database.close()
     assert os.listdir(path.parent / "backup") == []
+
+
+def test_what_a_check_found_is_one_line() -> None:
+    """SQLite before 3.43 has a heading over it; both are told in the words that a failed reading has."""
+    raw = "*** in database main ***\nPage 44: btreeInitPage() returns error code 11"
+    assert backup.one_line([raw]) == "Page 44: btreeInitPage() returns error code 11"
+    assert backup.one_line(["*** in database main ***\nPage 4: never used\n", "a\nb"]) == "Page 4: never used; a; b"

@@ -158,7 +158,10 @@ def test_a_full_disk_refuses_changes_nothing_and_mends_itself(small_disk: Path, 
 def test_a_disk_too_full_to_open_the_file_again(
     small_disk: Path, template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody takes the last blocks, those of the WAL just closed too: refused until there is room, not for ever."""
+    """Somebody takes the last blocks, those of the WAL just closed too: refused until there is room, not for ever.
+
+    A full disk alone closes nothing; a failed reading does.
+    """
     path = small_disk / "queue.db"
     shutil.copy(template, path)
     database = Database(path)
@@ -173,9 +176,12 @@ def test_a_disk_too_full_to_open_the_file_again(
             plain(self)
 
         monkeypatch.setattr(Database, "_open", too_late)
-        with pytest.raises(UnavailableError), database.write() as conn:
+        with pytest.raises(UnavailableError, match="disk is full"), database.write() as conn:
             while True:
                 add(conn, BIG)
+        with pytest.raises(UnavailableError, match="cannot be read"), database.read():
+            error = sqlite3.OperationalError("disk I/O error")
+            raise error
         for use in (database.write, database.read, database.write):
             with pytest.raises(UnavailableError, match="cannot be opened"), use():
                 pytest.fail("there is no room")

@@ -93,7 +93,8 @@ class Place:
         """Every line of the output; each must be whole."""
         raw = self.output.read_bytes()
         assert raw.endswith(b"\n") or not raw
-        return [json.loads(line) for line in raw.decode().splitlines(keepends=False) if line.strip()]
+        # Not splitlines(): it splits at U+0085 and U+2028 too, which a model may well say and JSON does not escape.
+        return [json.loads(line) for line in raw.split(b"\n") if line.strip()]
 
     def good(self) -> list[str]:
         """The ids with an answer, in the order of the file; an id with two comes twice."""
