@@ -15,6 +15,9 @@ LARGEST_ID = 2**53
 #: A page of a listing: nobody else is answered while it is made, so it is a fraction of a second. p104ctl asks for
 #: as many pages as it was told to list.
 MAX_LISTED = 5_000
+#: Jobs that one forecast tells of, and cards that it may imagine: more than a rig has ever held.
+MAX_FORECAST_JOBS = 1_000
+MAX_FORECAST_CARDS = 64
 _STATE_NAMES = frozenset(state.value for state in JobState)
 
 
@@ -42,6 +45,17 @@ def parse_export_query(query: dict[str, str]) -> Exported:
     if found is None or set(query) - {"what"}:
         raise UsageError(f"export: {wanted[:40]!r} is none of {', '.join(EXPORTED)}")
     return found
+
+
+def parse_plan_query(query: dict[str, str]) -> tuple[int | None, int]:
+    """How many cards the forecast shall imagine (None: this rig's own), and the most jobs to tell of. Raises
+    UsageError."""
+    unknown = set(query) - {"cards", "limit"}
+    if unknown:
+        raise UsageError(f"plan: unknown field {sorted(unknown)[0][:40]!r}")
+    cards = _number("cards", query["cards"], 1, MAX_FORECAST_CARDS) if query.get("cards") else None
+    limit = _number("limit", query["limit"], 1, MAX_FORECAST_JOBS) if query.get("limit") else MAX_FORECAST_JOBS
+    return cards, limit
 
 
 def parse_list_query(query: dict[str, str]) -> JobFilter:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from p104d.api import history, models, power, proof
+from p104d.api import forecast, history, models, power, proof
 from p104d.api import messages as m
 from p104d.api.spec import job_schema
 
@@ -34,6 +34,8 @@ SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "bench": history.Bench,
     "power": power.PowerCards,
     "models": models.Models,
+    "residents": models.Residents,
+    "plan": forecast.Forecast,
     "error": m.ErrorAnswer,
 }
 

@@ -14,6 +14,7 @@ import pytest
 from server_rig import Served
 
 from p104d.api import messages as m
+from p104d.api.queries import MAX_FORECAST_JOBS
 from p104d.api.server import MAX_BODY_BYTES, MAX_IDS
 from p104d.api.service import Caller, LogQuery
 from p104d.core import errors
@@ -33,6 +34,11 @@ ROUTES: list[tuple[str, str, Any, tuple[Any, ...]]] = [
     ("GET", "/v1/jobs?name=a%20b&limit=7&before=9", None, ("listed", JobFilter(name="a b", limit=7, before=9))),
     ("GET", "/v1/jobs/12/log?follow=1&tail=0&attempt=2", None,
      ("log", LogQuery(job_id=12, follow=True, tail=0, attempt=2))),
+    ("GET", "/v1/models", None, ("models",)),
+    *[("POST", f"/v1/models/{verb}", {"model": "#3"}, ("models_verb", verb, "#3"))
+      for verb in ("pin", "unpin", "unload")],
+    ("GET", "/v1/plan", None, ("plan", None, MAX_FORECAST_JOBS)),
+    ("GET", "/v1/plan?cards=6&limit=9", None, ("plan", 6, 9)),
     ("POST", "/v1/submit", SUBMISSION, ("submit", REQUEST)),
     ("POST", "/v1/pause", None, ("pause", True)),
     ("POST", "/v1/resume", None, ("pause", False)),
@@ -130,6 +136,13 @@ def test_filters_that_cannot_be(served: Served, query: str, field: str | None) -
     assert served.service.calls == []
 
 
+@pytest.mark.parametrize("query", ["cards=0", "cards=65", "cards=x", "limit=0", "limit=1001", "card=1"])
+def test_forecasts_that_cannot_be(served: Served, query: str) -> None:
+    answer = served.ask("GET", f"/v1/plan?{query}")
+    assert (answer.status, answer.error["exit_code"]) == (400, 2)
+    assert query.partition("=")[0] in answer.error["message"] and served.service.calls == []
+
+
 @pytest.mark.parametrize(
     ("text", "states"),
     [("", ()), ("running,held", ("running", "held")), ("ended", ENDED), ("active", set(JobState) - ENDED),
@@ -158,6 +171,8 @@ def test_logs_of_no_number(served: Served, job: str) -> None:
         ("/v1/jobs/show", {"ids": [1] * (MAX_IDS + 1)}, 4), ("/v1/jobs/show", {"ids": [1], "more": 1}, 2),
         ("/v1/jobs/priority", {"ids": [1]}, 2), ("/v1/submit", {"documents": []}, 2),
         ("/v1/submit", {**SUBMISSION, "umask": "022"}, 2), ("/v1/submit", {**SUBMISSION, "extra": 1}, 2),
+        ("/v1/models/pin", {}, 2), ("/v1/models/pin", {"model": " "}, 2), ("/v1/models/unload", {"model": 3}, 2),
+        ("/v1/models/unpin", {"model": "x" * 5000}, 2), ("/v1/models/pin", {"model": "a\0"}, 2),
         ("/v1/cards/drain", {"cards": [1]}, 2), ("/v1/cards/drain", {"cards": [], "undo": 1}, 2),
     ],
 )  # fmt: skip
