@@ -60,13 +60,16 @@ def parse_plan_query(query: dict[str, str]) -> tuple[int | None, int]:
 
 def parse_list_query(query: dict[str, str]) -> JobFilter:
     """The filters of a list request. Raises UsageError, naming the filter."""
-    unknown = set(query) - {"state", "name", "user", "label", "card", "since", "limit", "before"}
+    unknown = set(query) - {"state", "name", "user", "label", "card", "since", "limit", "before", "order"}
     if unknown:
         raise UsageError(f"unknown filter {sorted(unknown)[0][:40]!r}")
     label = query.get("label")
     if label is not None and "=" not in label:
         raise UsageError(f"label: {label[:80]!r} is not key=value", mend="write --label project=posters")
     key, _, value = (label or "").partition("=")
+    order = query.get("order", "newest")
+    if order not in ("newest", "next"):
+        raise UsageError(f"order: {order[:40]!r} is neither newest nor next")
     return JobFilter(
         states=_states(query.get("state", "")),
         name=query.get("name"),
@@ -76,6 +79,7 @@ def parse_list_query(query: dict[str, str]) -> JobFilter:
         since=_time(query["since"]) if query.get("since") else None,
         before=_number("before", query["before"], 0, LARGEST_ID) if query.get("before") else None,
         limit=_number("limit", query["limit"], 1, MAX_LISTED) if query.get("limit") else 50,
+        next_first=order == "next",
     )
 
 

@@ -32,6 +32,8 @@ ROUTES: list[tuple[str, str, Any, tuple[Any, ...]]] = [
     ("GET", "/v1/schedules", None, ("schedules",)),
     ("GET", "/v1/jobs", None, ("listed", JobFilter())),
     ("GET", "/v1/jobs?name=a%20b&limit=7&before=9", None, ("listed", JobFilter(name="a b", limit=7, before=9))),
+    ("GET", "/v1/jobs?order=next&limit=7", None, ("listed", JobFilter(next_first=True, limit=7))),
+    ("GET", "/v1/jobs?order=newest", None, ("listed", JobFilter())),
     ("GET", "/v1/jobs/12/log?follow=1&tail=0&attempt=2", None,
      ("log", LogQuery(job_id=12, follow=True, tail=0, attempt=2))),
     ("GET", "/v1/models", None, ("models",)),
@@ -118,7 +120,7 @@ def test_an_error_of_our_own_is_logged_and_not_shown(served: Served, caplog: pyt
     ("query", "field"),
     [
         ("limit=0", "limit"), ("limit=x", "limit"), ("limit=-1", "limit"), ("limit=100001", "limit"),
-        ("limit=1.0", "limit"),
+        ("limit=1.0", "limit"), ("order=oldest", "order"),
         ("limit=%D9%A3", "limit"), ("before=99999999999999999999", "before"), ("before=" + "9" * 5000, "before"),
         ("before=" + "0" * 20 + "9" * 20, "before"), ("state=broken", "state"),
         ("label=x", "label"), ("colour=red", "colour"),
