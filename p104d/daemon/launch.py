@@ -35,7 +35,7 @@ def launch_spec(
     CannotLaunch, for an account that is gone for one."""
     argv, env = expand(msgspec.structs.replace(job.spec, env=job.env.env), job.matrix)
     if copy is not None:
-        argv = [*_batch(job, copy)]
+        argv = _batch(job, copy)
     cards = start.cards if start else ()
     built = _environment(job, number, cards, env)
     drop = _drop_to(job.uid, job.user)
@@ -60,7 +60,7 @@ def launch_spec(
     )
 
 
-def _batch(job: JobFacts, copy: Instance) -> Sequence[str]:
+def _batch(job: JobFacts, copy: Instance) -> tuple[str, ...]:
     if copy.cpu_only and job.spec.gpu_required:
         raise CannotLaunch(f"{Stop.NEVER_ON_CARD}: llama-server has found no card to compute on")
     return batch_argv(expand_engine(job.spec, job.matrix), copy.loaded.socket, copy.label)

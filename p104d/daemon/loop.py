@@ -34,8 +34,8 @@ from p104d.daemon.events import (
     TestOver,
 )
 from p104d.daemon.metrics_counts import Counts
-from p104d.daemon.notify import owe_for_card
 from p104d.daemon.models import Models
+from p104d.daemon.notify import owe_for_card
 from p104d.daemon.placing import Placer
 from p104d.daemon.proofs import Proofs
 from p104d.daemon.rig import Rig
@@ -271,6 +271,9 @@ class Loop:
                 cause = f"job {done.key.id} failed with {done.complaint!r}"
                 self.proofs.doubt(conn, work, uuid, cause, now)
         finish(conn, done, work, now)
+        for number in work.sick:
+            self.servers.is_sick(conn, ServerSick(number, f"it did not answer job {done.key.id}"), work, now)
+        work.sick.clear()
 
     def _stop_on(self, conn: Connection, uuids: frozenset[str], reason: Stop, work: Work, *, now: bool = False) -> None:
         """End what runs on these cards."""

@@ -18,7 +18,7 @@ from p104d.core.job import ModelNeed, Requirement
 from p104d.core.snapshot import CardView, ModelFamily
 from p104d.daemon.accounts import Account, account, own_account
 from p104d.daemon.model_prober import Probed, ProbedModel, Prober
-from p104d.engines.model_fit import Fit, Misfit, Room, fit
+from p104d.engines.model_fit import Fit, Misfit, Room, ask_of, fit
 from p104d.engines.model_memory import NO_RUNS, Ask, Costs, Run, corrected
 from p104d.policy.fit import matches
 from p104d.store import model_facts
@@ -159,7 +159,7 @@ class Models:
         shared: bool,
         cards: Sequence[CardView],
     ) -> Known | Bad:
-        ask = Ask(context=need.context, parallel=need.parallel, kv_cache=need.kv_cache)
+        ask = ask_of(need, model.context)
         costs = corrected(NO_RUNS, [Run(*each) for each in model_facts.peaks(conn, need.path)])
         rooms = tuple(Room(card.uuid, card.capacity_bytes) for card in cards if matches(card, requirement.only))
         found = self._fit(model, ask, rooms, costs, need.cards, requirement.vram_bytes)

@@ -39,10 +39,10 @@ class Placer:
         """Of very many requirements a part was looked at; the rest have their turn before anybody sleeps."""
         return self.observer.more and (bool(work.launches) or not self.observer.wrapped)
 
-    def peek(self, conn: Connection, attempts: list[OpenAttempt], now: float) -> tuple[Snapshot, Observer]:
-        """A snapshot for explaining, which does not move the observer on, and who made it."""
+    def peek(self, conn: Connection, attempts: list[OpenAttempt], now: float) -> Snapshot:
+        """A snapshot for explaining, which does not move the observer on."""
         observer = Observer(self._capacity, self._loop.models, self._loop.settings.models.pinned)
-        return self._snapshot(observer, conn, attempts, instances.open_instances(conn), now), observer
+        return self._snapshot(observer, conn, attempts, instances.open_instances(conn), now)
 
     def _snapshot(
         self,
@@ -119,9 +119,7 @@ class Placer:
                 loop.proofs.interrupt(conn, work, uuid, now)
                 holds.setdefault(uuid, []).append(0)
 
-    def start(
-        self, conn: Connection, start: Start, work: Work, now: float, copy: Instance | None = None
-    ) -> None:
+    def start(self, conn: Connection, start: Start, work: Work, now: float, copy: Instance | None = None) -> None:
         """Write down a job's attempt; it is launched after the commit."""
         job = reads.facts(conn, start.job_id)
         if job is None:

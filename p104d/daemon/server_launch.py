@@ -18,7 +18,7 @@ from p104d.daemon.accounts import Account, base_environment, own_account
 from p104d.daemon.config import Settings
 from p104d.daemon.listening import GROUP
 from p104d.engines.model_memory import Ask
-from p104d.engines.server_command import server_argv
+from p104d.engines.server_command import server_argv, server_environment
 from p104d.processes.attempt import LaunchSpec
 from p104d.store.instances import Loaded
 
@@ -82,6 +82,8 @@ def server_spec(
     *,
     path: str,
     label: str,
+    ask: Ask,
+    pooling: bool,
     loaded: Loaded,
     owner: Account | None,
     shared: bool,
@@ -90,7 +92,8 @@ def server_spec(
     ram_bytes: int,
     settings: Settings,
 ) -> LaunchSpec:
-    """What the shim of copy ``number`` is told. ``owner`` None: the daemon's own user."""
+    """What the shim of copy ``number`` is told. ``owner`` None: the daemon's own user; ``pooling``: the model's header
+    says how an embedding is made."""
     who = owner or own_account()
     same = who.uid == os.getuid()
     models = settings.models
@@ -98,10 +101,11 @@ def server_spec(
         models.llama_server,
         path,
         loaded.socket,
-        Ask(context=loaded.context, parallel=loaded.parallel, kv_cache=loaded.kv_cache),
+        ask,
         cards=len(cards),
         tensor_split=loaded.tensor_split or None,
         embeddings=loaded.embeddings,
+        pooling=pooling,
         alias=label,
         extra=models.args,
     )
@@ -113,6 +117,7 @@ def server_spec(
         argv=tuple(argv),
         env=base_environment(who)
         | inherited
+        | server_environment(ask)
         | {"CUDA_VISIBLE_DEVICES": ",".join(cards), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
         cwd="/",
         uid=None if same else who.uid,

@@ -23,13 +23,19 @@ _HEAD_BYTES, _TAIL_BYTES = 64 * 1024, 32 * 1024
 _AGAIN_SECONDS = 120.0
 #: More of a server's own words makes no reason any clearer.
 _MOST_WORDS = 300
+#: What a server without a card says, and the mend.
+CPU_ONLY = "llama-server has found no card to compute on; use one that is built with CUDA (models.llama_server)"
 
 
 class ServerWatch:
     """``post`` takes in what was found."""
 
     def __init__(
-        self, supervisor: Supervisor, timeout_seconds: float, post: Callable[[ServerReady | ServerSick], None], clock: Clock
+        self,
+        supervisor: Supervisor,
+        timeout_seconds: float,
+        post: Callable[[ServerReady | ServerSick], None],
+        clock: Clock,
     ) -> None:
         self._supervisor, self._timeout, self._post, self._clock = supervisor, timeout_seconds, post, clock
         self._tasks: dict[int, asyncio.Task[None]] = {}

@@ -77,6 +77,8 @@ class Servers:
             number,
             path=new.path,
             label=new.label,
+            ask=known.ask,
+            pooling=known.model.pooling,
             loaded=loaded,
             owner=self._account(new.uid),
             shared=self._is_shared(known),
@@ -89,18 +91,12 @@ class Servers:
         work.launch_cards[spec.key] = load.cards
         self._cards[number] = load.cards
         work.loads.append((number, self._account(new.uid), self._is_shared(known)))
-        log.info(
-            "loading %s as copy %d on %s", new.label, number, ", ".join(load.cards), extra={"action": "load"}
-        )
+        log.info("loading %s as copy %d on %s", new.label, number, ", ".join(load.cards), extra={"action": "load"})
 
     def _new(self, load: LoadModel, known: Known, cards: Sequence[CardView]) -> NewInstance:
         by_uuid = {card.uuid: card for card in cards}
         views = [by_uuid[uuid] for uuid in load.cards]
         sums = placed(known.model.shape, known.ask, [view.capacity_bytes for view in views], known.costs)
-        if sums is None:  # the header's sum does not fit; the job's own vram says that it does
-            estimates, split = [known.vram_bytes or 0] * len(views), ()
-        else:
-            estimates, split = [one.total for one in sums], tuple(one.layers for one in sums) if len(sums) > 1 else ()
         shared = self._loop.models.shared_account() if known.owner is None else None
         owner = known.owner or shared
         fastest = max((card.link_bytes_per_second for card in cards), default=0.0)
@@ -116,7 +112,7 @@ class Servers:
                 kv_cache=known.need.kv_cache,
                 cards=len(views),
                 fits=known.family.fits,
-                tensor_split=split,
+                tensor_split=tuple(one.layers for one in sums) if len(sums) > 1 else (),
                 embeddings=known.need.embeddings,
                 file_bytes=known.model.size,
                 load_seconds=known.family.load_seconds,
@@ -128,8 +124,8 @@ class Servers:
             ram_bytes=known.family.ram_bytes,
             slowness=max(1.0, fastest / slowest) if slowest > 0 else 1.0,
             cards=tuple(
-                OnCard(view.uuid, known.vram_bytes or estimate, max(0, estimate - surplus))
-                for view, estimate in zip(views, estimates, strict=True)
+                OnCard(view.uuid, known.vram_bytes or one.total, max(0, one.total - surplus))
+                for view, one in zip(views, sums, strict=True)
             ),
         )
 
@@ -269,7 +265,9 @@ class Servers:
         """Whose a server's process is: its job's, or, idle, its own (as a negative number)."""
         return self._jobs.get(number, -number)
 
-    def note(self, copies: Sequence[Instance], attempts: Sequence[OpenAttempt], ours: Mapping[str, Mapping[int, int]]) -> None:
+    def note(
+        self, copies: Sequence[Instance], attempts: Sequence[OpenAttempt], ours: Mapping[str, Mapping[int, int]]
+    ) -> None:
         """Take in what processes of ours were seen to use, by card and owner."""
         busy = jobs_on(attempts)
         self._jobs = {number: attempt.job_id for number, attempt in busy.items()}

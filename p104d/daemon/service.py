@@ -119,12 +119,12 @@ class DaemonService(Readings):
 
     async def submit(self, caller: Caller, request: m.SubmitRequest) -> m.Submitted:
         """Check and store jobs, all or none."""
-        documents = await self._intake.read(caller, request)
+        documents, warnings = await self._intake.read(caller, request)
         memory.give_back_later(sum(len(each.jobs) for each in documents))
         limits = self._intake.limits(caller)
 
         def store(conn: Connection, now: float, work: Work) -> m.Submitted:
-            return self._intake.store(conn, caller, documents, request.umask, limits, now, work)
+            return self._intake.store(conn, caller, documents, request.umask, limits, now, work, warnings)
 
         return self._step(store)
 

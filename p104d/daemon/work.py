@@ -25,7 +25,8 @@ class Work(msgspec.Struct, kw_only=True):
     """Filled while the transaction is open; acted on only once it is durable.
 
     ``loads`` are copies of models that are among the launches: number, account (None: the daemon's own user), whether
-    others may use it. ``evicts`` are copies that are to go, some of them at once; ``gone`` those that have gone.
+    others may use it. ``evicts`` are copies that are to go, some of them at once; ``gone`` those that have gone,
+    ``sick`` those that a job found to be silent.
     ``launch_cards`` are the cards of each launch: a memory test or a copy there has to be gone first. ``tests_left``
     are tests that are over (card and record), ``findings`` what they found, for the log; ``cards`` records that were
     saved and hold from now on, ``tests_next_at`` when all cards are to be tested again (Unix time).
@@ -38,6 +39,7 @@ class Work(msgspec.Struct, kw_only=True):
     evicts: list[int] = []
     evicts_at_once: set[int] = set()
     gone: list[int] = []
+    sick: list[int] = []
     launch_cards: dict[Key, tuple[str, ...]] = {}
     unstartable: list[tuple[Key, str]] = []
     stops: list[Key] = []

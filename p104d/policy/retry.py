@@ -108,7 +108,9 @@ def backoff_seconds(job_id: int, failures: int) -> float:
     return full * (1.0 - int.from_bytes(digest) / 2**32 / 4)
 
 
-def after_end(ending: Ending, *, job_id: int, retries: int, failures: int, idempotent: bool, losses: int = 0, servers: int = 0) -> After:
+def after_end(
+    ending: Ending, *, job_id: int, retries: int, failures: int, idempotent: bool, losses: int = 0, servers: int = 0
+) -> After:
     """What becomes of a job whose attempt ended so. ``failures``, ``losses`` and ``servers`` (that died or fell silent
     under it) count earlier attempts, not this one.
 

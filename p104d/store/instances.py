@@ -216,6 +216,26 @@ def peaked(conn: Connection, number: int, uuid: str, most: int) -> None:
     sql.run(conn, statement, (most, number, uuid))
 
 
+class Served(msgspec.Struct, frozen=True):
+    """The copy that an attempt ran on."""
+
+    number: int
+    family: str
+    path: str
+    label: str
+
+
+def of_attempt(conn: Connection, job_id: int, number: int) -> Served | None:
+    """The copy that an attempt ran on; None where it ran on none."""
+    row = sql.row(
+        conn,
+        "SELECT i.id, i.family, i.path, i.label FROM attempts a JOIN instances i ON i.id = a.instance_id "
+        "WHERE a.job_id = ? AND a.number = ?",
+        (job_id, number),
+    )
+    return None if row is None else Served(*row)
+
+
 def forget(conn: Connection, keep: int = KEPT) -> int:
     """Drop all but the newest ``keep`` of the copies that are gone; how many."""
     statement = (

@@ -237,12 +237,6 @@ def servers_lost(conn: Connection, job_id: int, reasons: Sequence[str]) -> int:
     return int(sql.value(conn, statement, (job_id, *reasons)))
 
 
-def instance_of(conn: Connection, job_id: int, number: int) -> int | None:
-    """The copy of a model that an attempt ran on."""
-    value = sql.value(conn, "SELECT instance_id FROM attempts WHERE job_id = ? AND number = ?", (job_id, number))
-    return None if value is None else int(value)
-
-
 def stop_reason(conn: Connection, job_id: int, number: int) -> str | None:
     """Why the daemon asked an attempt to stop; None where it did not."""
     statement = "SELECT stop_reason FROM attempts WHERE job_id = ? AND number = ?"
