@@ -228,11 +228,8 @@ class Loop:
 
     def _apply(self, conn: Connection, event: LoopEvent, work: Work, now: float) -> None:
         match event:
-            case Running(key, pid, at):
-                if key.kind == "job":
-                    work.running_changed |= moves.run(conn, key.id, key.number, pid=pid, at=at) > 0
-                elif key.kind == KIND:
-                    self.servers.started(conn, key.id, pid, work)
+            case Running():
+                self._running(conn, event, work)
             case LaunchFailed(key, text):
                 log.warning("attempt %s could not be started: %s", key, text, extra={"action": "launch_failed"})
                 self._finish(conn, Finished(key=key, look=None, note=text), work, now, text)
@@ -251,10 +248,15 @@ class Loop:
                 self.proofs.over(conn, event, work, now)
             case StopJob(job_id, reason, at_once):
                 self.stop(conn, job_id, reason, work, now=at_once)
-            case ServerReady():
-                self.servers.is_ready(conn, event, work, now)
-            case ServerSick():
-                self.servers.is_sick(conn, event, work, now)
+            case ServerReady() | ServerSick():
+                self.servers.take_in(conn, event, work, now)
+
+    def _running(self, conn: Connection, event: Running, work: Work) -> None:
+        key = event.key
+        if key.kind == "job":
+            work.running_changed |= moves.run(conn, key.id, key.number, pid=event.pid, at=event.started_at) > 0
+        elif key.kind == KIND:
+            self.servers.started(conn, key.id, event.pid, work)
 
     def _finish(self, conn: Connection, done: Finished, work: Work, now: float, failure: str | None) -> None:
         if done.key.kind == "notify":

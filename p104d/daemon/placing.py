@@ -1,4 +1,4 @@
-"""Placing: a snapshot of the rig and the queue, the policy's plan for it, and what of that is written down in a step."""
+"""Placing: a snapshot of the rig and the queue, the policy's plan for it, and what a step writes down of it."""
 
 from __future__ import annotations
 

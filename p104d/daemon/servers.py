@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy.engine import Connection
 
+from p104d.core.card import CardState
 from p104d.core.plan import LoadModel
 from p104d.core.snapshot import CardView, Snapshot
 from p104d.daemon.accounts import Account, account
@@ -145,7 +146,14 @@ class Servers:
         log.info("copy %d is unloaded: %s", number, reason, extra={"action": "unload"})
         return True
 
-    def is_ready(self, conn: Connection, event: ServerReady, work: Work, now: float) -> None:
+    def take_in(self, conn: Connection, event: ServerReady | ServerSick, work: Work, now: float) -> None:
+        """What watching a copy has found."""
+        if isinstance(event, ServerReady):
+            self._is_ready(conn, event, work, now)
+        else:
+            self.is_sick(conn, event, work, now)
+
+    def _is_ready(self, conn: Connection, event: ServerReady, work: Work, now: float) -> None:
         """A copy has answered with its first token."""
         seconds = event.seconds
         if instances.ready(conn, event.number, at=now, seconds=seconds, cpu_only=event.cpu_only):
@@ -165,6 +173,7 @@ class Servers:
         """Its process is there: it is watched until it answers."""
         instances.started(conn, number, pid)
         work.running_changed = True
+        work.begun += [copy for copy in instances.open_instances(conn) if copy.id == number and copy.usable]
 
     def over(self, conn: Connection, done: Finished, work: Work, now: float) -> None:
         """A copy's server has ended, or was never started."""
@@ -205,7 +214,7 @@ class Servers:
     def tidy(self, conn: Connection, snapshot: Snapshot, taken: Iterable[int], work: Work, now: float) -> None:
         """Unload what nobody needs: idle for too long, or on a card that takes no work. ``taken`` are copies that this
         step has given a job or evicted."""
-        closed = {card.uuid for card in snapshot.cards if card.closed is not None and not card.temporary}
+        closed = {uuid for uuid in self._loop.rig.records if self._out_of_service(uuid)}
         asked = {uuid for uuid, record in self._loop.rig.records.items() if record.due and record.due.asked_by}
         limit = self._loop.settings.models.idle_unload_seconds
         used = set(taken)
@@ -219,6 +228,12 @@ class Servers:
             elif copy.ready_at is None and not copy.pinned and limit and copy.last_used + limit <= now:
                 self.evict(conn, copy.id, IDLE, work)
         self._jobs = {copy.id: copy.job_id for copy in snapshot.residents if copy.job_id is not None}
+
+    def _out_of_service(self, uuid: str) -> bool:
+        """Whether a card was taken out of service. One that is only missing may be back in a moment: of those that are
+        not, ``lose`` is told."""
+        rig = self._loop.rig
+        return rig.records[uuid].drained or rig.condition(uuid, ()).state is CardState.SUSPECT
 
     def next_deadline(self, conn: Connection) -> float | None:
         """When the next idle copy is to be unloaded."""
@@ -242,6 +257,8 @@ class Servers:
                 self._places.make(number, owner, shared=shared)
             except OSError as error:
                 self._loop.post(ServerSick(number, f"its socket's folder cannot be made: {error.strerror or error}"))
+        for copy in work.begun:
+            self.watch(copy)
         for number in work.gone:
             self._places.remove(number)
             self._watch.forget(number)

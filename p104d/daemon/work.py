@@ -9,6 +9,7 @@ from p104d.core.job import JobState
 from p104d.daemon.accounts import Account
 from p104d.processes.attempt import Key, LaunchSpec
 from p104d.store.cards import CardRecord
+from p104d.store.instances import Instance
 from p104d.store.results import Result
 
 
@@ -25,8 +26,8 @@ class Work(msgspec.Struct, kw_only=True):
     """Filled while the transaction is open; acted on only once it is durable.
 
     ``loads`` are copies of models that are among the launches: number, account (None: the daemon's own user), whether
-    others may use it. ``evicts`` are copies that are to go, some of them at once; ``gone`` those that have gone,
-    ``sick`` those that a job found to be silent.
+    others may use it. ``begun`` are copies whose process is there, ``evicts`` those that are to go, some of them at
+    once, ``gone`` those that have gone, ``sick`` those that a job found to be silent.
     ``launch_cards`` are the cards of each launch: a memory test or a copy there has to be gone first. ``tests_left``
     are tests that are over (card and record), ``findings`` what they found, for the log; ``cards`` records that were
     saved and hold from now on, ``tests_next_at`` when all cards are to be tested again (Unix time).
@@ -36,6 +37,7 @@ class Work(msgspec.Struct, kw_only=True):
 
     launches: list[LaunchSpec] = []
     loads: list[tuple[int, Account | None, bool]] = []
+    begun: list[Instance] = []
     evicts: list[int] = []
     evicts_at_once: set[int] = set()
     gone: list[int] = []
