@@ -55,7 +55,10 @@ class Intake:
             resolve_card=cards.resolve,
             now=time.time(),
         )
-        if sum(len(each.text) for each in request.documents) <= _INLINE_BYTES:
+        texts = [*(each.text for each in request.documents), *request.set]
+        # The files of a matrix on an engine are looked at one by one: a second for the largest.
+        many = all(any(key in text for text in texts) for key in ("engine", "matrix"))
+        if sum(len(each.text) for each in request.documents) <= _INLINE_BYTES and not many:
             parsed = parse_submission(documents, context)
         else:
             parsed = await asyncio.to_thread(parse_submission, documents, context)
