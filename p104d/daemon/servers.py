@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from p104d.daemon.loop import Loop
 
 log = logging.getLogger(__name__)
-IDLE, EVICTED, CARD_CLOSED, FOR_TEST, UNLOADED = (
+IDLE, EVICTED, CARD_CLOSED, FOR_TEST, UNLOADED, DAEMON_ENDS = (
     "idle for too long",
     "its cards were needed",
     "its card takes no work",
     "its card is to be tested",
     "unloaded by hand",
+    "the daemon ends",
 )
 
 
@@ -65,6 +66,14 @@ class Servers:
     async def close(self) -> None:
         """Stop watching; every server runs on."""
         await self._watch.close()
+
+    def unload_idle(self, conn: Connection, _now: float, work: Work) -> list[asyncio.Future[bool]]:
+        """The daemon is told to end: copies that serve nobody would only cost power until it is back."""
+        busy = jobs_on(reads.open_attempts(conn))
+        for copy in instances.open_instances(conn):
+            if copy.id not in busy:
+                self.evict(conn, copy.id, DAEMON_ENDS, work)
+        return list(self._gone.values())
 
     # --- inside a step's transaction -------------------------------------------------------------------------------
 
