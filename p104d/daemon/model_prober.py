@@ -31,6 +31,8 @@ PATIENCE_SECONDS = 20.0
 MOST_AT_ONCE = 4
 #: Children that SIGKILL does not end (their disk does not answer). With so many of them nothing more is asked.
 MOST_STUCK = 16
+#: What was killed is dead within milliseconds, or not before its disk answers.
+_GOODBYE_SECONDS = 1.0
 _STDERR_BYTES = 2000
 _NO_WORDS = "it ended without an answer"
 
@@ -90,6 +92,8 @@ class Prober:
 
     async def close(self) -> None:
         """Stop waiting for children that were killed. Looks that are under way are their callers' to cancel."""
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=_GOODBYE_SECONDS)
         for task in self._leaving:
             task.cancel()
         await asyncio.gather(*self._leaving, return_exceptions=True)
