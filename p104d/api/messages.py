@@ -158,10 +158,11 @@ class IdName(msgspec.Struct):
 
 
 class Submitted(msgspec.Struct):
-    """What a submission became."""
+    """What a submission became. ``warnings``: what was taken and may not be meant so."""
 
     jobs: list[IdName]
     schedules: list[IdName] = []
+    warnings: list[str] = []
 
 
 class ListedJobs(msgspec.Struct):

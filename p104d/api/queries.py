@@ -15,6 +15,9 @@ LARGEST_ID = 2**53
 #: A page of a listing: nobody else is answered while it is made, so it is a fraction of a second. p104ctl asks for
 #: as many pages as it was told to list.
 MAX_LISTED = 5_000
+#: Jobs that one forecast tells of, and cards that it may imagine: more than a rig has ever held.
+MAX_FORECAST_JOBS = 1_000
+MAX_FORECAST_CARDS = 64
 _STATE_NAMES = frozenset(state.value for state in JobState)
 
 
@@ -44,15 +47,29 @@ def parse_export_query(query: dict[str, str]) -> Exported:
     return found
 
 
+def parse_plan_query(query: dict[str, str]) -> tuple[int | None, int]:
+    """How many cards the forecast shall imagine (None: this rig's own), and the most jobs to tell of. Raises
+    UsageError."""
+    unknown = set(query) - {"cards", "limit"}
+    if unknown:
+        raise UsageError(f"plan: unknown field {sorted(unknown)[0][:40]!r}")
+    cards = _number("cards", query["cards"], 1, MAX_FORECAST_CARDS) if query.get("cards") else None
+    limit = _number("limit", query["limit"], 1, MAX_FORECAST_JOBS) if query.get("limit") else MAX_FORECAST_JOBS
+    return cards, limit
+
+
 def parse_list_query(query: dict[str, str]) -> JobFilter:
     """The filters of a list request. Raises UsageError, naming the filter."""
-    unknown = set(query) - {"state", "name", "user", "label", "card", "since", "limit", "before"}
+    unknown = set(query) - {"state", "name", "user", "label", "card", "since", "limit", "before", "order"}
     if unknown:
         raise UsageError(f"unknown filter {sorted(unknown)[0][:40]!r}")
     label = query.get("label")
     if label is not None and "=" not in label:
         raise UsageError(f"label: {label[:80]!r} is not key=value", mend="write --label project=posters")
     key, _, value = (label or "").partition("=")
+    order = query.get("order", "newest")
+    if order not in ("newest", "next"):
+        raise UsageError(f"order: {order[:40]!r} is neither newest nor next")
     return JobFilter(
         states=_states(query.get("state", "")),
         name=query.get("name"),
@@ -62,6 +79,7 @@ def parse_list_query(query: dict[str, str]) -> JobFilter:
         since=_time(query["since"]) if query.get("since") else None,
         before=_number("before", query["before"], 0, LARGEST_ID) if query.get("before") else None,
         limit=_number("limit", query["limit"], 1, MAX_LISTED) if query.get("limit") else 50,
+        next_first=order == "next",
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from p104d.api import history, models, power, proof
+from p104d.api import forecast, history, models, power, proof
 from p104d.api import messages as m
 from p104d.api.spec import job_schema
 
@@ -33,6 +34,8 @@ SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "bench": history.Bench,
     "power": power.PowerCards,
     "models": models.Models,
+    "residents": models.Residents,
+    "plan": forecast.Forecast,
     "error": m.ErrorAnswer,
 }
 
@@ -45,7 +48,16 @@ def schemas() -> dict[str, dict[str, Any]]:
 
 def _described(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"p104ctl {name} --json"}
-    return head | schema
+    return head | {key: _clean(value) for key, value in schema.items()}
+
+
+def _clean(value: Any, key: str = "") -> Any:
+    """Descriptions as ``inspect.cleandoc`` has them: releases of msgspec differ in how they indent a docstring."""
+    if isinstance(value, dict):
+        return {name: _clean(each, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_clean(each) for each in value]
+    return inspect.cleandoc(value) if key == "description" and isinstance(value, str) else value
 
 
 def text(schema: dict[str, Any]) -> str:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import aiohttp
-import msgspec
-from aiohttp import http_exceptions, web
+from aiohttp import web
 
 from p104d.api import messages as m
 from p104d.api.access import Gate
 from p104d.api.door import Door, Shares, told
+from p104d.api.exchange import WIRE, answer, body_of, broken_off, error_answer, read, socket_of, streamed
 from p104d.api.history_queries import parse_records, parse_series, parse_while
+from p104d.api.models import MODEL_VERBS, ModelRequest
 from p104d.api.power import PowerRequest
 from p104d.api.proof import VerifyRequest
-from p104d.api.queries import LARGEST_ID, parse_export_query, parse_list_query, parse_log_query
+from p104d.api.queries import LARGEST_ID, parse_export_query, parse_list_query, parse_log_query, parse_plan_query
 from p104d.api.service import Caller, Service
 from p104d.core.errors import NotFoundError, P104Error, RefusedError, UsageError
 
@@ -33,43 +32,12 @@ MAX_IDS = 100_000
 MAX_SHOWN_IDS = 1_000
 #: A verb is one transaction, a fraction of a millisecond a job: nobody else is answered meanwhile.
 MAX_VERB_IDS = 10_000
-_WIRE = {"P104-Wire": str(m.WIRE_VERSION)}
-_encode = msgspec.json.Encoder().encode
 
 Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
-S = TypeVar("S", bound=msgspec.Struct)
-
-
-def answer(body: msgspec.Struct, status: int = 200) -> web.Response:
-    """A message as JSON."""
-    return web.Response(body=_encode(body), status=status, content_type="application/json", headers=_WIRE)
-
-
-def error_answer(error: P104Error) -> web.Response:
-    """An error as every p104ctl understands it."""
-    body = m.ErrorAnswer(m.ErrorBody(error.message, error.mend, error.exit_code, error.retry))
-    return answer(body, error.http_status)
-
-
-async def _body(request: web.Request, kind: type[S]) -> S:
-    try:
-        return msgspec.json.decode(await _read(request) or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"the request cannot be understood: {str(error)[:200]}") from None
-
-
-async def _read(request: web.Request) -> bytes:
-    """The whole body, kept by the request."""
-    try:
-        return await request.read()
-    except (http_exceptions.HttpProcessingError, aiohttp.ClientPayloadError, web.RequestPayloadError) as error:
-        raise UsageError(f"the request's body cannot be read: {str(error)[:200]}") from None
-    except web.HTTPRequestEntityTooLarge:
-        raise RefusedError("the request is too large", mend="16 MiB a submission is the most") from None
 
 
 async def _ids(request: web.Request, most: int = MAX_IDS) -> m.IdsRequest:
-    body = await _body(request, m.IdsRequest)
+    body = await body_of(request, m.IdsRequest)
     if not body.ids:
         raise UsageError("no job named", mend="name jobs by their ids")
     if len(body.ids) > most:
@@ -142,7 +110,7 @@ class Server:
                 f"this p104d speaks wire version {m.WIRE_VERSION}, the request {spoken[:40]}",
                 mend="install p104ctl and p104d of the same release",
             )
-        caller = self._gate.caller(_socket(request))
+        caller = self._gate.caller(socket_of(request))
         if request.path == "/metrics" and request.method in ("GET", "HEAD"):
             page, kind = await self._service.metrics()
             return web.Response(body=page, headers={"Content-Type": kind})
@@ -151,7 +119,7 @@ class Server:
         if handler is None:
             raise NotFoundError(f"there is no {request.method} {request.path[:200]}")
         async with self._shares.asking(caller.uid, request):
-            await _read(request)
+            await read(request)
             await self._shares.turn(caller.uid)
             response = await handler(request, caller)
         body = response.body if isinstance(response, web.Response) else None
@@ -176,6 +144,8 @@ class Server:
             ("GET", "series"): self._series,
             ("GET", "report"): self._report,
             ("GET", "power"): self._power,
+            ("GET", "models"): self._models,
+            ("GET", "plan"): self._plan,
             ("POST", "cards/power"): self._set_power,
             ("POST", "cards/verify"): self._verify,
             ("POST", "submit"): self._submit,
@@ -190,6 +160,8 @@ class Server:
             table["POST", f"jobs/{verb}"] = self._verb
         for verb in ("cancel", "hold", "release"):
             table["POST", f"schedules/{verb}"] = self._schedule_verb
+        for verb in MODEL_VERBS:
+            table["POST", f"models/{verb}"] = self._models_verb
         return table.get((method, "/".join(parts[1:])))
 
     async def _status(self, _request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -199,13 +171,13 @@ class Server:
         return answer(self._service.cards(caller))
 
     async def _drain(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        body = await _body(request, m.CardsRequest)
+        body = await body_of(request, m.CardsRequest)
         return answer(self._service.drain(caller, body.cards, body.undo))
 
     async def _verify(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        body = await _body(request, VerifyRequest)
+        body = await body_of(request, VerifyRequest)
         if body.watch and not body.stop:
-            return await _streamed(request, self._service.watch_verify(caller, body), "application/x-ndjson")
+            return await streamed(request, self._service.watch_verify(caller, body), "application/x-ndjson")
         return answer(self._service.verify(caller, body))
 
     async def _history(self, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -221,13 +193,23 @@ class Server:
         return answer(self._service.power(caller))
 
     async def _set_power(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(await self._service.set_power(caller, await _body(request, PowerRequest)))
+        return answer(await self._service.set_power(caller, await body_of(request, PowerRequest)))
+
+    async def _models(self, _request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(self._service.models(caller))
+
+    async def _models_verb(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        verb = next(each for each in MODEL_VERBS if request.path.rstrip("/").endswith(f"/{each}"))
+        return answer(self._service.models_verb(caller, verb, (await body_of(request, ModelRequest)).checked()))
+
+    async def _plan(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return answer(await self._service.plan(caller, *parse_plan_query(dict(request.query))))
 
     async def _pause(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         return answer(self._service.pause(caller, request.path.endswith("/pause")))
 
     async def _submit(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(await self._service.submit(caller, await _body(request, m.SubmitRequest)))
+        return answer(await self._service.submit(caller, await body_of(request, m.SubmitRequest)))
 
     async def _list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         return answer(self._service.listed(caller, parse_list_query(dict(request.query))))
@@ -261,58 +243,20 @@ class Server:
 
     async def _log(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         chunks = self._service.log(caller, parse_log_query(request.path.split("/")[3], dict(request.query)))
-        return await _streamed(request, chunks, "application/octet-stream")
+        return await streamed(request, chunks, "application/octet-stream")
 
     async def _export(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         path: Path = await self._service.export(caller, parse_export_query(dict(request.query)))
         try:
-            response = web.StreamResponse(headers=_WIRE)
+            response = web.StreamResponse(headers=WIRE)
             response.content_type = "application/vnd.sqlite3"
             response.content_length = path.stat().st_size
             with path.open("rb") as file:
                 await response.prepare(request)
-                async with _broken_off(request):
+                async with broken_off(request):
                     while chunk := file.read(256 * 1024):
                         await response.write(chunk)
                     await response.write_eof()
             return response
         finally:
             path.unlink(missing_ok=True)
-
-
-async def _streamed(request: web.Request, chunks: AsyncGenerator[bytes, None], kind: str) -> web.StreamResponse:
-    """What comes, as it comes. An error before the first of it is an answer of its own."""
-    async with contextlib.aclosing(chunks):
-        first = await anext(chunks, b"")
-        response = web.StreamResponse(headers=_WIRE | {"Connection": "close"})
-        response.content_type = kind
-        response.force_close()
-        await response.prepare(request)
-        async with _broken_off(request):
-            if first:
-                await response.write(first)
-            async for chunk in chunks:
-                await response.write(chunk)
-            await response.write_eof()
-    return response
-
-
-@contextlib.asynccontextmanager
-async def _broken_off(request: web.Request) -> AsyncIterator[None]:
-    """For what follows an answer's head: an error can only be told by breaking off, for every byte is content."""
-    try:
-        yield
-    except ConnectionError:
-        pass
-    except Exception:
-        log.exception("an answer broke off", extra={"action": "answer_broke_off"})
-        if request.transport is not None:
-            request.transport.abort()
-
-
-def _socket(request: web.Request) -> socket.socket:
-    transport = request.transport
-    found = transport.get_extra_info("socket") if transport is not None else None
-    if found is None:
-        raise ConnectionResetError("the caller has gone")
-    return found  # type: ignore[no-any-return]

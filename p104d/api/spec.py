@@ -17,7 +17,8 @@ import msgspec
 
 from p104d.api import spec_fields
 from p104d.api.spec_cron import cron_trigger
-from p104d.api.spec_fields import ENGINE_KEYS, READERS, Context
+from p104d.api.spec_engine import Seen, check_engine_keys, check_files, take_engine
+from p104d.api.spec_fields import READERS, Context
 from p104d.api.spec_matrix import (
     MAX_ARGV_BYTES,
     MAX_COMBINATION_BYTES,
@@ -26,7 +27,6 @@ from p104d.api.spec_matrix import (
     check_expansion,
     combination_bytes,
     combinations,
-    expand,
     job_count,
 )
 from p104d.api.spec_schema import job_schema
@@ -44,6 +44,7 @@ from p104d.api.yaml_nodes import (
 )
 from p104d.core.errors import RefusedError, UsageError
 from p104d.core.job import JobSpec, Schedule
+from p104d.core.matrix import expand, expand_engine
 
 __all__ = [
     "COMMAND_LINE",
@@ -52,6 +53,7 @@ __all__ = [
     "ParsedDocument",
     "cron_trigger",
     "expand",
+    "expand_engine",
     "job_schema",
     "parse_submission",
 ]
@@ -119,6 +121,7 @@ class _Totals(msgspec.Struct):
 
     jobs: int = 0
     combination_bytes: int = 0
+    seen: Seen = msgspec.field(default_factory=Seen)
 
     def add(self, root: Field, matrix: dict[str, tuple[str, ...]]) -> None:
         self.jobs += job_count(matrix)
@@ -145,32 +148,31 @@ def _mappings(documents: Sequence[Document]) -> Iterator[tuple[str, Mapping]]:
 
 
 def _known(root: Field) -> dict[str, Field]:
-    """The entries of a document, every key a known one that this version does."""
+    """The entries of a document, every key a known one."""
     entries: dict[str, Field] = {}
-    keys = (*READERS, *ENGINE_KEYS)
     for key, field in root.entries("", MAX_NODES):
-        if key not in keys:
+        if key not in READERS:
             raise field.error("unknown key", suggest(key, [*READERS], "p104ctl schema job lists the keys"))
         entries[key] = field
-    engine = next((entries[key] for key in ENGINE_KEYS if key in entries), None)
-    if engine is not None:
-        raise engine.error(
-            "llama.cpp jobs are not supported by this version", "run llama.cpp as a command: [llama-cli, ...]"
-        )
     return entries
 
 
 def _document(
     root: Field, entries: dict[str, Field], context: Context, kept: dict[str, str], totals: _Totals
 ) -> ParsedDocument:
-    if "command" not in entries:
-        raise RefusedError(f"{root.where}: command: missing", mend="write command: [python3, script.py]")
+    check_engine_keys(root.where, entries)
     values: dict[str, Any] = {READERS[key][0]: READERS[key][1](field, context) for key, field in entries.items()}
+    values.setdefault("cwd", context.cwd)
+    if "engine" in entries:
+        values["engine"] = take_engine(root.where, entries, values, values["cwd"])
+        # What was answered is on file, so that running it again only goes on.
+        values = {"command": (), "idempotent": True} | values
     _check_together(entries, values)
     matrix = values.get("matrix", {})
     totals.add(root, matrix)
     own_env = values.get("env", {})
-    check_expansion(entries["command"], [*values["command"]], matrix, MAX_ARGV_BYTES)
+    if "command" in entries:
+        check_expansion(entries["command"], [*values["command"]], matrix, MAX_ARGV_BYTES)
     if own_env:
         check_expansion(entries["env"], [*own_env, *own_env.values()], matrix, MAX_ENV_BYTES)
     values["env"] = kept | own_env
@@ -178,13 +180,16 @@ def _document(
     zone = values.pop("timezone", None)
     if "schedule" in values:
         values["schedule"] = Schedule(cron=values["schedule"], timezone=zone)
-    values.setdefault("name", spec_fields.default_name(root.file, values["command"], COMMAND_LINE))
-    values.setdefault("cwd", context.cwd)
+    model = values["engine"].model if "engine" in values else None
+    values.setdefault("name", spec_fields.default_name(root.file, values["command"], model, COMMAND_LINE))
+    spec, jobs = JobSpec(**values), combinations(matrix)
+    if spec.engine is not None:
+        check_files(root.where, entries, spec, jobs, totals.seen)
     return ParsedDocument(
-        spec=JobSpec(**values),
+        spec=spec,
         file=root.file,
         line=root.line,
-        jobs=combinations(matrix),
+        jobs=jobs,
         kept=tuple(name for name in kept if name not in own_env),
         places={key: field.where for key, field in entries.items()},
     )

@@ -16,14 +16,17 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from p104d.api.spec_cron import parse_cron
+from p104d.api.spec_engine import MAX_CONTEXT, MAX_PARALLEL, read_engine, read_file, read_kv_cache
 from p104d.api.spec_matrix import read_matrix
 from p104d.api.spec_outcome import read_command, read_measure, read_notify
 from p104d.api.spec_values import (
+    MAX_PATH_BYTES,
     Field,
     boolean,
     duration,
     line_of,
     line_problem,
+    path_of,
     size,
     string_problem,
     text_of,
@@ -31,6 +34,7 @@ from p104d.api.spec_values import (
 )
 from p104d.api.yaml_nodes import Kind, printable
 from p104d.core.errors import RefusedError
+from p104d.core.matrix import absolute
 from p104d.core.units import MAX_DURATION_SECONDS
 
 MAX_ENV = 256
@@ -40,12 +44,8 @@ MAX_AFTER = 1024
 MAX_LABELS = 64
 MAX_NAME = 128
 MAX_LABEL = 256
-MAX_PATH_BYTES = 4096
 #: Larger than any id SQLite gives out.
 MAX_ID = 2**63 - 1
-
-#: Recognised and not yet done: what an ``engine: llama.cpp`` job is made of.
-ENGINE_KEYS = ("engine", "model", "context", "kv_cache", "parallel", "input", "output")
 
 _ENV_SET_BY_US = frozenset({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"})
 _SURROUNDINGS = re.compile(r"[^\w.+:@=() -]+")
@@ -185,16 +185,10 @@ def _encodable(text: str) -> bool:
 def read_cwd(field: Field, context: Context) -> str:
     """An absolute folder; a relative one starts at the folder p104ctl was called in."""
     mend = f"write {field.path}: /home/me/work, or a path from the folder p104ctl is called in"
-    text = text_of(field, "a folder", mend)
-    if not text or not text.isprintable():
-        raise field.wrong("a folder", mend)
-    if text.startswith("~"):
-        raise field.error(f"{field.shown()}: ~ is not expanded", mend)
-    path = os.path.join(context.cwd, text)
-    if len(path.encode()) > MAX_PATH_BYTES:
+    text = path_of(field, "a folder", mend)
+    if len(os.path.join(context.cwd, text).encode()) > MAX_PATH_BYTES:
         raise field.error("a path longer than 4096 bytes", "shorten it")
-    # Not normpath: "link/.." is the parent of what the link points to, and the kernel's business.
-    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+    return absolute(context.cwd, text)
 
 
 def read_labels(field: Field) -> dict[str, str]:
@@ -208,24 +202,32 @@ def read_labels(field: Field) -> dict[str, str]:
     return labels
 
 
-def default_name(file: str, command: tuple[str, ...], command_line: str) -> str:
-    """What a job without a name is called: its file's stem, ``stdin``, or the first word of a command line."""
+def default_name(file: str, command: tuple[str, ...], model: str | None, command_line: str) -> str:
+    """What a job without a name is called: its file's stem, ``stdin``, or of a command line the first word or the
+    model's stem."""
     if file == "-":
         return "stdin"
-    if file == command_line:
+    if file == command_line and model is None:
         shell = len(command) == 3 and command[:2] == ("/bin/sh", "-c")
         words = command[2].split() if shell else command
         stem = os.path.basename(words[0])
     else:
-        stem = os.path.splitext(os.path.basename(file))[0]
+        stem = os.path.splitext(os.path.basename(model if file == command_line and model else file))[0]
     stem = _SURROUNDINGS.sub("_", stem).strip()[:MAX_NAME].strip()
     return stem or "job"
 
 
-#: key -> (attribute of JobSpec, reader). ``schedule`` and ``timezone`` become one value.
+#: key -> (attribute of JobSpec, reader). ``schedule`` and ``timezone`` become one value, and so do an engine's keys.
 READERS: dict[str, tuple[str, Callable[[Field, Context], Any]]] = {
     "name": ("name", lambda field, _: read_name(field)),
     "command": ("command", lambda field, _: read_command(field)),
+    "engine": ("engine", lambda field, _: read_engine(field)),
+    "model": ("model", lambda field, _: read_file(field)),
+    "context": ("context", lambda field, _: whole_number(field, 1, MAX_CONTEXT, 4096)),
+    "kv_cache": ("kv_cache", lambda field, _: read_kv_cache(field)),
+    "parallel": ("parallel", lambda field, _: whole_number(field, 1, MAX_PARALLEL, 4)),
+    "input": ("input", lambda field, _: read_file(field)),
+    "output": ("output", lambda field, _: read_file(field)),
     "cards": ("cards", lambda field, _: whole_number(field, 0, MAX_CARDS, 2)),
     "vram": ("vram_bytes", lambda field, _: size(field, "7500MiB")),
     "ram": ("ram_bytes", lambda field, _: size(field, "2GiB")),

@@ -1,8 +1,4 @@
-"""``matrix:``: its combinations, and ``${matrix.KEY}`` in a command and its environment.
-
-Only that form is substituted, once, exactly: what a value brings with it is not looked at again, and any other
-``${...}`` is the shell's.
-"""
+"""``matrix:``: its combinations, and the caps on what ``${matrix.KEY}`` makes of a specification."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from itertools import product
 from math import prod
 
 from p104d.api.spec_values import MAX_STRING_BYTES, Field, suggest, text_of
-from p104d.core.job import JobSpec
+from p104d.core.matrix import PREFIX, REFERENCE
 
 MAX_MATRIX_KEYS = 16
 MAX_JOBS = 100_000
@@ -21,8 +17,6 @@ MAX_COMBINATION_BYTES = 32 * 2**20
 MAX_ARGV_BYTES = 128 * 1024
 MAX_ENV_BYTES = 64 * 1024
 
-_PREFIX = "${matrix."
-_REFERENCE = re.compile(r"\$\{matrix\.([^{}]*)\}")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", re.ASCII)
 
 
@@ -74,44 +68,40 @@ def combinations(matrix: dict[str, tuple[str, ...]]) -> list[dict[str, str]]:
     return [dict(zip(keys, values, strict=True)) for values in product(*matrix.values())]
 
 
-def expand(spec: JobSpec, combination: dict[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The argv and environment of the job of ``combination``."""
-    argv = tuple(_substitute(word, combination) for word in spec.command)
-    return argv, {name: _substitute(value, combination) for name, value in spec.env.items()}
-
-
-def _substitute(text: str, combination: dict[str, str]) -> str:
-    if _PREFIX not in text:
-        return text
-    return _REFERENCE.sub(lambda match: combination.get(match[1], match[0]), text)
-
-
 def expanded_bytes(text: str, matrix: dict[str, tuple[str, ...]]) -> int:
     """The most bytes that ``text`` takes under any combination. Raises KeyError for an unknown matrix key."""
     size = len(text.encode())
-    if _PREFIX not in text:
+    if PREFIX not in text:
         return size
-    for match in _REFERENCE.finditer(text):
+    for match in REFERENCE.finditer(text):
         size += max(len(value.encode()) for value in matrix[match[1]]) - len(match[0].encode())
     return size
 
 
 def check_expansion(field: Field, texts: list[str], matrix: dict[str, tuple[str, ...]], limit: int) -> None:
     """Refuse an unknown ``${matrix.KEY}`` in ``texts``, and texts too long once substituted."""
-    longest: dict[str, tuple[str, ...]] = {
-        key: (max(values, key=lambda value: len(value.encode())),) for key, values in matrix.items()
-    }
+    longest = longest_values(matrix)
     total = 0
     for text in texts:
-        try:
-            size = expanded_bytes(text, longest)
-        except KeyError as error:
-            key = str(error.args[0])
-            known = ", ".join(matrix) if matrix else ""
-            mend = suggest(key, matrix, f"the matrix has {known}" if known else f"write matrix: {{{key}: [...]}}")
-            raise field.error(f"${{matrix.{key}}} is not in the matrix", mend) from None
+        size = known_bytes(field, text, longest)
         if size > MAX_STRING_BYTES:
             raise field.error(f"an entry longer than {MAX_STRING_BYTES // 1024} KiB", "put it in a file")
         total += size + 1
     if total > limit:
         raise field.error(f"longer than {limit // 1024} KiB in all", "put it in a file")
+
+
+def longest_values(matrix: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The longest value of each key: together they make the longest of every text."""
+    return {key: (max(values, key=lambda value: len(value.encode())),) for key, values in matrix.items()}
+
+
+def known_bytes(field: Field, text: str, matrix: dict[str, tuple[str, ...]]) -> int:
+    """``expanded_bytes`` of a text of ``field``. Raises RefusedError for an unknown matrix key."""
+    try:
+        return expanded_bytes(text, matrix)
+    except KeyError as error:
+        key = str(error.args[0])
+        known = ", ".join(matrix) if matrix else ""
+        mend = suggest(key, matrix, f"the matrix has {known}" if known else f"write matrix: {{{key}: [...]}}")
+        raise field.error(f"${{matrix.{key}}} is not in the matrix", mend) from None

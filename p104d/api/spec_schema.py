@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from p104d.api import spec_engine as engine
 from p104d.api import spec_fields as limits
 from p104d.api.spec_matrix import MAX_JOBS, MAX_MATRIX_KEYS
 from p104d.api.spec_outcome import MAX_ARGV, MAX_MEASURES, MAX_URL
 from p104d.api.spec_values import MAX_FIGURE_CHARS
 from p104d.core.job import ENDED
+from p104d.engines.gguf_types import CACHE_KINDS
 from p104d.engines.measure import PARSERS
 
 _TEXT = {"type": ["string", "number"]}
@@ -36,6 +38,7 @@ _COMMAND = {
         {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": MAX_ARGV},
     ]
 }
+_FILE = {"type": ["string", "number"], "pattern": "^[^~]"}
 _PATTERN = {
     "type": "object",
     "properties": {
@@ -62,6 +65,13 @@ def _properties() -> dict[str, dict[str, Any]]:
     described: dict[str, tuple[str, dict[str, Any]]] = {
         "name": ("What the job is called; the file's stem where left out.", _SCALAR),
         "command": ("A list is executed, a string is given to sh -c.", _COMMAND),
+        "engine": ("Instead of command: what runs the model.", {"enum": list(engine.ENGINES)}),
+        "model": ("The GGUF file, from cwd.", _FILE),
+        "context": ("Tokens that each request may have, with its answer.", _integer(1, engine.MAX_CONTEXT)),
+        "kv_cache": ("What keys and values are kept in.", {"enum": list(CACHE_KINDS)}),
+        "parallel": ("How many requests at a time.", _integer(1, engine.MAX_PARALLEL)),
+        "input": ("The requests, one JSON object a line, from cwd.", _FILE),
+        "output": ("Where the answers are appended, one JSON object a line, from cwd.", _FILE),
         "cards": ("How many cards, all at once; 0: a job for the processor.", _integer(0, limits.MAX_CARDS)),
         "vram": ("Memory reserved on each card; left out: whole cards, not shared.", _SIZE),
         "ram": ("Host memory reserved.", _SIZE),
@@ -72,7 +82,7 @@ def _properties() -> dict[str, dict[str, Any]]:
             _list_or_one({"type": ["string", "integer"], "minimum": 1}, limits.MAX_AFTER),
         ),
         "retries": ("How often to try again after a failure.", _integer(0, 100)),
-        "idempotent": ("May run again after its host died.", {"type": "boolean"}),
+        "idempotent": ("May run again after its host died; true with an engine.", {"type": "boolean"}),
         "time_limit": ("How long it may run.", _DURATION),
         "not_before": ("Not to be started before this ISO 8601 time.", {"type": "string"}),
         "schedule": ("Cron expression: submits a job each time.", {"type": "string", "maxLength": 256}),
@@ -80,7 +90,7 @@ def _properties() -> dict[str, dict[str, Any]]:
         "env": ("Variables of the job.", _map(_SCALAR, limits.MAX_ENV)),
         "cwd": ("The folder it runs in, from the one p104ctl is called in.", {"type": ["string", "number"]}),
         "matrix": (
-            "One job for each combination; ${matrix.KEY} in command and env.",
+            "One job for each combination; ${matrix.KEY} in command, env, model, input and output.",
             {
                 **_map({"type": "array", "items": _SCALAR, "minItems": 1, "maxItems": MAX_JOBS}, MAX_MATRIX_KEYS),
                 "minProperties": 1,
@@ -123,9 +133,13 @@ def job_schema() -> dict[str, Any]:
         "description": "One job of p104d; several documents are divided by ---.",
         "type": "object",
         "properties": _properties(),
-        "required": ["command"],
+        "oneOf": [{"required": ["command"]}, {"required": ["engine"]}],
         "additionalProperties": False,
-        "dependentRequired": {"timezone": ["schedule"]},
+        "dependentRequired": {
+            "timezone": ["schedule"],
+            **{key: ["engine"] for key in engine.ENGINE_KEYS if key != "engine"},
+            "engine": ["model", "input", "output"],
+        },
         "allOf": [
             {"not": {"required": ["schedule", "not_before"]}},
             {"not": {"required": ["schedule", "after"]}},
@@ -133,7 +147,7 @@ def job_schema() -> dict[str, Any]:
                 "if": {"properties": {"cards": {"const": 0}}, "required": ["cards"]},
                 "then": {
                     "not": {"anyOf": [{"required": ["vram"]}, {"required": ["only"]}]},
-                    "properties": {"gpu_required": {"const": False}},
+                    "properties": {"gpu_required": {"const": False}, "engine": False},
                 },
             },
         ],

@@ -19,6 +19,8 @@ from p104d.core.units import parse_duration, parse_size
 
 #: One string of a document. Linux takes 128 KiB for one argument of exec; half of it is beyond any honest use.
 MAX_STRING_BYTES = 64 * 1024
+#: As long as Linux takes it.
+MAX_PATH_BYTES = 4096
 #: Of an error's words; those that are ours alone are shorter.
 MAX_PROBLEM_CHARS = 1000
 #: Longer than any number, size or duration that could be in range.
@@ -114,6 +116,16 @@ def text_of(field: Field, expected: str, mend: str, *, booleans: bool = False) -
     if problem:
         raise field.error(problem, "shorten it, or remove the character")
     return field.node.text
+
+
+def path_of(field: Field, expected: str, mend: str) -> str:
+    """A path as written: not empty, of printable characters, no ``~``."""
+    text = text_of(field, expected, mend)
+    if not text or not text.isprintable():
+        raise field.wrong(expected, mend)
+    if text.startswith("~"):
+        raise field.error(f"{field.shown()}: ~ is not expanded", mend)
+    return text
 
 
 def string_problem(text: str) -> str | None:

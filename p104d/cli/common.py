@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -52,6 +52,15 @@ def note(message: str) -> None:
 
     if sys.stderr is not None:
         sys.stderr.write(f"p104ctl: {clean(message)}\n")
+
+
+def warn(submitted: Mapping[str, Any]) -> None:
+    """What a submission was warned of, a line each on standard error."""
+    from p104d.cli.text import clean
+
+    for warning in submitted.get("warnings") or ():
+        if sys.stderr is not None:
+            sys.stderr.write(f"warning: {clean(str(warning))}\n")
 
 
 def print_json(value: object) -> None:

@@ -127,6 +127,10 @@ def _fields(fields: Mapping[str, object]) -> list[str]:
     return [f"  {key:<12} {clean(str(value))}" for key, value in fields.items() if value not in (None, "", [], {}, ())]
 
 
+#: What an engine's job has instead of a command.
+_ENGINE = ("engine", "model", "context", "kv_cache", "parallel", "input", "output")
+
+
 def _spec(spec: dict[str, Any] | None) -> list[str]:
     if not spec:
         return []
@@ -135,6 +139,7 @@ def _spec(spec: dict[str, Any] | None) -> list[str]:
     shown = dict(spec)
     command = shown.pop("command", None)
     fields: dict[str, object] = {"command": shlex.join(command) if isinstance(command, list) else command}
+    fields |= {key.replace("_", " "): shown.pop(key) for key in _ENGINE if key in shown}
     for key, name, words in (
         ("vram_bytes", "vram", format_size),
         ("ram_bytes", "ram", format_size),

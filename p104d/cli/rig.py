@@ -85,6 +85,11 @@ def percent_text(percent: float) -> str:
     return f"{min(99, int(percent))} %"
 
 
+def model_names(card: dict[str, Any]) -> str:
+    """The models that are loaded on a card."""
+    return ", ".join(card.get("models") or ()) or "-"
+
+
 def card_table(cards: Sequence[dict[str, Any]]) -> list[str]:
     """One line a card, its note below it."""
     fields: dict[Column, Callable[[dict[str, Any]], Cell | str]] = {
@@ -99,7 +104,10 @@ def card_table(cards: Sequence[dict[str, Any]]) -> list[str]:
         Column("LINK"): lambda card: link(card, best=True),
         Column("TESTED", give=True, least=10): last_proof,
         Column("LIMIT", right=True): lambda card: figure(card.get("power_limit_watts"), "W"),
+        Column("MODEL", give=True): model_names,
     }
+    if not any(card.get("models") for card in cards):
+        fields = {column: field for column, field in fields.items() if column.heading != "MODEL"}
     columns = that_fit(list(fields), [[field(card) for field in fields.values()] for card in cards], _DROPPED)
     rows = [[fields[column](card) for column in columns] for card in cards]
     page = table(columns, rows)
@@ -120,13 +128,41 @@ def that_fit(columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]], dr
     return kept
 
 
+def without(
+    headings: Sequence[str], columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]]
+) -> tuple[list[Column], list[list[Cell | str]]]:
+    """Columns and rows without those columns."""
+    places = [place for place, column in enumerate(columns) if column.heading not in headings]
+    return [columns[place] for place in places], [[row[place] for place in places] for row in rows]
+
+
+def fitted(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[Cell | str]],
+    dropped: Sequence[str],
+    if_any: Sequence[str] = (),
+) -> list[str]:
+    """The table without those columns of ``if_any`` that have nothing (or ``-``) in any row, and without those of
+    ``dropped`` that the terminal is too narrow for."""
+    empty = [
+        column.heading
+        for place, column in enumerate(columns)
+        if column.heading in if_any and all(_text(row[place]) in ("", "-") for row in rows)
+    ]
+    shown, rows = without(empty, columns, rows)
+    kept = that_fit(shown, rows, dropped)
+    return table(*without([column.heading for column in shown if column not in kept], shown, rows))
+
+
+def _text(field: Cell | str) -> str:
+    return field.text if isinstance(field, Cell) else field
+
+
 def _least_width(columns: Sequence[Column], kept: Sequence[Column], rows: Sequence[Sequence[Cell | str]]) -> int:
     total = 2 * (len(kept) - 1)
     for place, column in enumerate(columns):
         if column in kept:
-            fields = [row[place] for row in rows]
-            texts = [field.text if isinstance(field, Cell) else field for field in fields]
-            most = max(width(text) for text in [column.heading, *texts])
+            most = max(width(text) for text in [column.heading, *(_text(row[place]) for row in rows)])
             total += min(column.least, most) if column.give else most
     return total
 

@@ -6,7 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from p104d.cli.jobs import done, indexes_of, left, on_cards, speed
-from p104d.cli.rig import card_index, card_name, figure, last_proof, link, note_lines, percent_text, share, that_fit
+from p104d.cli.rig import (
+    card_index,
+    card_name,
+    figure,
+    fitted,
+    last_proof,
+    link,
+    model_names,
+    note_lines,
+    percent_text,
+    share,
+    that_fit,
+    without,
+)
 from p104d.cli.terminal import terminal_width, unicode_output
 from p104d.cli.text import Cell, Column, clean, paint, span, state, table, wrap
 from p104d.core.units import GIB, format_size
@@ -15,7 +28,7 @@ _GOING = ("running", "starting", "stopping")
 _WAITING = ("queued", "held")
 _ENDED = ("succeeded", "failed", "cancelled", "lost")
 #: What a card's line leaves to ``p104ctl cards`` on a terminal too narrow, the least missed first.
-_DROPPED = ("PROVEN", "TESTED", "LINK", "UTIL")
+_DROPPED = ("PROVEN", "TESTED", "LINK", "UTIL", "MODEL")
 #: And a running job's to ``p104ctl show``.
 _DROPPED_RUNNING = ("USER", "STATE", "LEFT", "SPEED")
 
@@ -64,16 +77,17 @@ def _cards(cards: Sequence[dict[str, Any]]) -> list[str]:
         Column("UTIL", right=True),
         Column("LINK"),
         Column("TESTED", give=True, least=8),
+        Column("MODEL", give=True, least=9),
         Column("JOBS", give=True, least=4),
     ]
+    none = () if any(card.get("models") for card in cards) else ("MODEL",)
     # Where not all fits, bars and words are shortened; where that is not enough, columns go.
     for wide in (True, False):
-        rows = [_card(card, wide) for card in cards]
-        kept = that_fit(columns, rows, _DROPPED)
-        if len(kept) == len(columns):
+        shown, rows = without(none, columns, [_card(card, wide) for card in cards])
+        kept = that_fit(shown, rows, _DROPPED)
+        if len(kept) == len(shown):
             break
-    places = [place for place, column in enumerate(columns) if column in kept]
-    page = table(kept, [[row[place] for place in places] for row in rows])
+    page = table(*without([column.heading for column in shown if column not in kept], shown, rows))
     lines = [page[0]]
     for line, card in zip(page[1:], cards, strict=True):
         lines += [line, *note_lines(card)]
@@ -96,6 +110,7 @@ def _card(card: dict[str, Any], wide: bool) -> list[Cell | str]:
         figure(card.get("utilization_percent"), "%"),
         link(card),
         last_proof(card),
+        model_names(card),
         " ".join(str(job) for job in card.get("jobs") or ()) or "-",
     ]
 
@@ -150,7 +165,7 @@ def _running(jobs: Sequence[dict[str, Any]], cards: Sequence[dict[str, Any]]) ->
         Column("DONE", right=True),
         Column("LEFT", right=True),
     ]
-    rows: list[list[Cell | str]] = [
+    rows = [
         [
             str(job["id"]),
             job["name"],
@@ -164,18 +179,7 @@ def _running(jobs: Sequence[dict[str, Any]], cards: Sequence[dict[str, Any]]) ->
         ]
         for job in jobs
     ]
-    # What is known of none of them is left out; then what the terminal is too narrow for.
-    unknown = [columns[place].heading for place in (6, 7, 8) if not any(row[place] for row in rows)]
-    columns, rows = _without(unknown, columns, rows)
-    kept = {column.heading for column in that_fit(columns, rows, _DROPPED_RUNNING)}
-    return table(*_without([column.heading for column in columns if column.heading not in kept], columns, rows))
-
-
-def _without(
-    headings: Sequence[str], columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]]
-) -> tuple[list[Column], list[list[Cell | str]]]:
-    places = [place for place, column in enumerate(columns) if column.heading not in headings]
-    return [columns[place] for place in places], [[row[place] for place in places] for row in rows]
+    return fitted(columns, rows, _DROPPED_RUNNING, if_any=("SPEED", "DONE", "LEFT"))
 
 
 def _warnings(warnings: Sequence[str]) -> list[str]:

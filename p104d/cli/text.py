@@ -24,6 +24,7 @@ STATE_COLOURS = {
     "ready": "green",
     "busy": "green",
     "verifying": "cyan",
+    "loading": "cyan",
     "draining": "yellow",
     "drained": "magenta",
     "suspect": "red",

@@ -92,8 +92,10 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an ``engine: llama.cpp`` job has instead of a command. ``model``, ``input`` and ``output`` are absolute.
+    """What an ``engine: llama.cpp`` job has instead of a command.
 
+    ``model``, ``input`` and ``output`` are absolute, but as written where they have ``${matrix.KEY}``: what is a job's
+    own, always absolute, is told by ``core.matrix.expand_engine``.
     ``cards`` None: the job leaves it to the model's size (``JobSpec.cards`` is 1 then). ``embeddings`` is found in the
     input at the submission.
     """

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from p104d.core.errors import P104Error, UnavailableError
 from p104d.daemon.endings import Finished
 from p104d.daemon.launch import notify_spec
+from p104d.daemon.servers import key_of
 from p104d.daemon.work import Work
 from p104d.processes.attempt import Key, LaunchSpec
 from p104d.processes.supervisor import LaunchFailed
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from p104d.daemon.loop import Loop
 
 log = logging.getLogger(__name__)
-#: A memory test that was killed and has not left its card by then is stuck in the driver: no job is started there.
+#: What was killed and has not left its card by then is stuck in the driver: nothing is started there.
 _LEAVE_SECONDS = 30.0
 #: An attempt that could be neither stopped nor taken back is tried again after this.
 _AGAIN_SECONDS = 1.0
@@ -39,8 +40,13 @@ class Actor:
         loop.proofs.act(work)
         if work.cards:
             loop.touch()  # the step has placed by the records of before
+        loop.servers.act(work)
+        for number in work.evicts:
+            at_once = number in work.evicts_at_once
+            self._end(key_of(number), loop.supervisor.kill if at_once else loop.supervisor.stop)
         for spec in work.launches:
-            self._launch(spec, loop.proofs.leaving(work.launch_cards.get(spec.key, ())))
+            cards = work.launch_cards.get(spec.key, ())
+            self._launch(spec, [*loop.proofs.leaving(cards), *loop.servers.leaving(cards)])
         for key, text in work.unstartable:
             loop.post(Finished(key=key, look=None, failure=text))
         for key in work.stops:
@@ -65,8 +71,9 @@ class Actor:
         for verdict in work.verdicts:
             counts.test_ended(verdict)
 
-    def _launch(self, spec: LaunchSpec, leaving: list[asyncio.Task[bool]]) -> None:
-        self._loop.waiters.started(spec.id)
+    def _launch(self, spec: LaunchSpec, leaving: Sequence[asyncio.Future[bool]]) -> None:
+        if spec.kind == "job":
+            self._loop.waiters.started(spec.id)
         if not leaving:
             self._loop.supervisor.launch(spec)
             return
@@ -86,7 +93,7 @@ class Actor:
             asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._end, key, how)
 
     def _taken_back(self, key: Key) -> bool:
-        """Stop an attempt that waits for a test to leave: it never ran."""
+        """Stop an attempt that waits for others to leave: it never ran."""
         task = self._patient.get(key)
         if task is None or task.done():
             return False
@@ -94,12 +101,12 @@ class Actor:
         self._loop.post(Finished(key=key, look=None))
         return True
 
-    async def _launch_after(self, spec: LaunchSpec, leaving: list[asyncio.Task[bool]]) -> None:
-        """Start a job where memory tests are just leaving: two on one card would get in each other's way. A daemon that
-        dies here has launched nothing, and queues the job again when it is back."""
+    async def _launch_after(self, spec: LaunchSpec, leaving: Sequence[asyncio.Future[bool]]) -> None:
+        """Start a job or a copy where tests or copies are just leaving: two on one card would get in each other's way.
+        A daemon that dies here has launched nothing, and queues the job again when it is back."""
         _, late = await asyncio.wait(leaving, timeout=_LEAVE_SECONDS)
         if late:
-            self._loop.post(LaunchFailed(spec.key, "the memory test on its card does not end: the card hangs"))
+            self._loop.post(LaunchFailed(spec.key, "what is on its card does not end: the card hangs"))
         else:
             self._loop.supervisor.launch(spec)
 

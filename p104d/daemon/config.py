@@ -65,6 +65,29 @@ class CardConfig(PowerConfig, frozen=True, forbid_unknown_fields=True, kw_only=T
     match: str
 
 
+class ModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How models are served: llama.cpp's program and its further arguments; the user whose servers everybody's jobs
+    share (system daemon); how long an idle copy stays (empty: for ever) and a load may take; models that stay."""
+
+    llama_server: str = "llama-server"
+    args: list[str] = []
+    user: str = "p104-model"
+    idle_unload: str = "15m"
+    load_timeout: str = "10m"
+    pinned: list[str] = []
+
+
+class ModelSettings(msgspec.Struct, frozen=True):
+    """The same in base units; ``idle_unload_seconds`` 0: never."""
+
+    llama_server: str
+    args: tuple[str, ...]
+    user: str
+    idle_unload_seconds: float
+    load_timeout_seconds: float
+    pinned: tuple[str, ...]
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Every key of config.toml. Sizes and durations are written as in job.yaml (``16MiB``, ``90d``)."""
 
@@ -92,6 +115,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     heat: HeatConfig = HeatConfig()
     power: PowerConfig = PowerConfig()
     card: list[CardConfig] = []
+    models: ModelsConfig = ModelsConfig()
     metrics: MetricsConfig = MetricsConfig()
     telemetry_interval: str = "1s"
     keep_telemetry_seconds: str = "30d"
@@ -128,6 +152,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     heat: HeatConfig
     power: PowerConfig
     card: tuple[CardConfig, ...]
+    models: ModelSettings
     metrics: MetricsConfig
     sampling: SamplerSettings
     energy_price: float
@@ -216,6 +241,7 @@ def settle(config: Config, where: str = "configuration") -> Settings:
         heat=config.heat,
         power=config.power,
         card=tuple(config.card),
+        models=_models(where, config.models),
         metrics=config.metrics,
         sampling=SamplerSettings(
             interval=seconds("telemetry_interval"),
@@ -227,6 +253,28 @@ def settle(config: Config, where: str = "configuration") -> Settings:
         ),
         energy_price=config.energy_price,
         energy_currency=config.energy_currency,
+    )
+
+
+def _models(where: str, models: ModelsConfig) -> ModelSettings:
+    def seconds(key: str) -> float:
+        text = getattr(models, key)
+        return _parsed(where, f"models.{key}", text, parse_duration) if text else 0.0
+
+    if not models.llama_server:
+        raise UsageError(f"{where}: models.llama_server: must name a program", mend="write llama-server, or its path")
+    for path in models.pinned:
+        if not path.startswith("/"):
+            raise UsageError(f"{where}: models.pinned: {path!r} is not a full path", mend="write it from / on")
+    if not seconds("load_timeout"):
+        raise UsageError(f"{where}: models.load_timeout: must be above 0")
+    return ModelSettings(
+        llama_server=models.llama_server,
+        args=tuple(models.args),
+        user=models.user,
+        idle_unload_seconds=seconds("idle_unload"),
+        load_timeout_seconds=seconds("load_timeout"),
+        pinned=tuple(os.path.normpath(path) for path in models.pinned),
     )
 
 

@@ -27,6 +27,7 @@ from p104d.daemon.loop import Loop
 from p104d.daemon.maintenance import Maintenance
 from p104d.daemon.metrics import Metrics
 from p104d.daemon.metrics_listen import serve_metrics
+from p104d.daemon.models import Models
 from p104d.daemon.paths import Places, make_folders
 from p104d.daemon.proofs import Proofs
 from p104d.daemon.reading import DaemonFacts
@@ -34,6 +35,7 @@ from p104d.daemon.recover import recover
 from p104d.daemon.restore import RESCUE, check_queue, take_in_forgotten
 from p104d.daemon.rig import Rig
 from p104d.daemon.sampler import Sampler
+from p104d.daemon.server_launch import KIND, ServerPlaces
 from p104d.daemon.service import DaemonService
 from p104d.daemon.sights import MEMORY_TEST, Onlooker
 from p104d.daemon.submission import Intake
@@ -43,7 +45,7 @@ from p104d.hardware.rig import Rig as SimulatedRig
 from p104d.hardware.sensors import Sensors
 from p104d.processes import identity
 from p104d.processes.supervisor import Supervisor
-from p104d.store import cards, reads
+from p104d.store import cards, instances, reads
 from p104d.store.engine import Database
 from p104d.store.migrate import upgrade_in_child
 
@@ -140,6 +142,8 @@ class Daemon:
                 await server.stop()
                 self._places.socket.unlink(missing_ok=True)
             self._lookout.close(self._clock.monotonic())
+            await self._loop.servers.close()
+            await self._loop.models.close()
             await self._loop.proofs.close()
             await self._sensors.close()
             await self._sampler.close()
@@ -177,6 +181,7 @@ class Daemon:
             runtime_dir=str(self._places.runtime / "shims"),
             on_event=lambda event: self._ends.on_event(event),
             system=self._options.system,
+            roots={KIND: str(self._places.state / "servers")},
             launcher=cast(Literal["auto", "zygote", "systemd"], settings.launcher),
         )
         self._rig = Rig(
@@ -193,6 +198,10 @@ class Daemon:
             proofs=lambda post: Proofs(
                 self._rig, settings, simulate=self._options.simulate, epoch=self._epoch, post=post
             ),
+            models=lambda wake: Models(
+                system=self._options.system, user=settings.models.user, monotonic=self._clock.monotonic, wake=wake
+            ),
+            servers=ServerPlaces(self._places.runtime, self._places.state, system=self._options.system),
             settings=settings,
             clock=self._clock,
             boot_id=boot_id,
@@ -251,6 +260,8 @@ class Daemon:
         if self._loop.proofs.owns(pid):
             return MEMORY_TEST
         key = self._supervisor.owner_of(pid)
+        if key is not None and key.kind == KIND:
+            return self._loop.servers.owner(key.id)
         return key.id if key is not None and key.kind == "job" else None
 
     def _is_alive(self, pid: int) -> bool:
@@ -271,21 +282,25 @@ class Daemon:
         return f"in use by another p104d{f' (pid {holder})' if holder else ''}"
 
     def _tell_simulator(self) -> None:
-        """On a simulated rig a job's process uses as much memory as it reserved."""
+        """On a simulated rig a job's process, or its model's server, uses as much memory as was reserved for it."""
         if self._options.simulate is None:
             return
         try:
             with self._database.read() as conn:
                 attempts = reads.open_attempts(conn)
+                copies = instances.open_instances(conn)
         except UnavailableError:
             return  # a step is done by now, and must not look as if it had failed
         jobs = [
             (attempt.pid, uuid, reserved)
             for attempt in attempts
-            if attempt.pid is not None
+            if attempt.pid is not None and attempt.instance_id is None
             for uuid, reserved, _exclusive in attempt.holds
         ]
-        self._sensors.set_processes([*jobs, *self._loop.proofs.processes()])
+        servers = [
+            (copy.pid, card.uuid, card.reserved_bytes) for copy in copies if copy.pid is not None for card in copy.cards
+        ]
+        self._sensors.set_processes([*jobs, *servers, *self._loop.proofs.processes()])
 
     def _tests_changed(self) -> None:
         self._loop.touch()

@@ -9,14 +9,16 @@ from sqlalchemy.engine import Connection
 
 from p104d.core.job import ENDED, JobState, Measurement, Outcome
 from p104d.core.lifecycle import Move, target
+from p104d.core.matrix import expand_engine
 from p104d.daemon.notify import owe_for_job
 from p104d.daemon.work import Work
 from p104d.engines.gpu_errors import complaint
 from p104d.engines.measure import OutputParser
+from p104d.engines.model_probe import label_of
 from p104d.policy.retry import After, Ending, How, Stop, after_end, backoff_seconds
 from p104d.processes import logs
 from p104d.processes.attempt import ExitRecord, Key, Look, LookKind
-from p104d.store import lists, moves, reads, results
+from p104d.store import instances, lists, model_facts, moves, reads, results
 from p104d.store.reads import JobFacts
 
 #: Of a longer log only its beginning (where engines tell what they loaded) and its end are read for measurements.
@@ -26,6 +28,9 @@ _TAIL_BYTES = 192 * 1024
 _COMPLAINT_BYTES = 16 * 1024
 #: A claim that is taken back again and again means that shims cannot start here; its job waits longer each time.
 _PATIENT_REVOKES = 3
+#: What a batch runner ends with when its server does not give a single token any more (engines.batch).
+_NO_SERVER = 75
+_SERVERS = (Stop.SERVER_ENDED.value, Stop.SERVER_SILENT.value)
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +114,7 @@ def finish(conn: Connection, done: Finished, work: Work, now: float) -> None:
         failures=job.failures,
         idempotent=job.spec.idempotent,
         losses=reads.losses(conn, job.id) if job.attempts > 1 else 0,
+        servers=reads.servers_lost(conn, job.id, _SERVERS) if job.attempts > 1 else 0,
     )
     revoked_before = after.outcome is Outcome.REVOKED and job.attempts > 1
     ended = _record(done, job, ending, after, now, revokes=reads.revokes(conn, job.id) if revoked_before else 0)
@@ -116,12 +122,24 @@ def finish(conn: Connection, done: Finished, work: Work, now: float) -> None:
         return
     work.dirty = True
     work.running_changed |= job.spec.cards > 0
+    copy = instances.of_attempt(conn, job.id, done.key.number) if job.spec.engine is not None else None
+    if copy is not None:
+        _leave_copy(conn, copy, ended, ending, work)
     state = target(after.move)
     if state is JobState.SUCCEEDED and done.measurements:
         _keep(conn, done, job, ended, work)
     if state in ENDED:
         record = done.look.exit if done.look is not None else None
         settle(conn, job, state, after.reason, work, now, record.wall_seconds if record is not None else None)
+
+
+def _leave_copy(conn: Connection, copy: instances.Served, ended: moves.Ended, ending: Ending, work: Work) -> None:
+    """Its copy is free for the next job, and the family's mean has one more run; a copy that fell silent goes."""
+    instances.used(conn, copy.number, ended.at)
+    if ending.stop is Stop.SERVER_SILENT:
+        work.sick.append(copy.number)
+    if ended.outcome is Outcome.SUCCEEDED and ended.started_at is not None:
+        model_facts.ran(conn, copy.family, copy.path, copy.label, max(0.0, ended.at - ended.started_at))
 
 
 def _keep(conn: Connection, done: Finished, job: JobFacts, ended: moves.Ended, work: Work) -> None:
@@ -132,7 +150,7 @@ def _keep(conn: Connection, done: Finished, job: JobFacts, ended: moves.Ended, w
         job_id=job.id,
         attempt=done.key.number,
         name=job.name,
-        model=job.spec.labels.get("model") or done.model,
+        model=job.spec.labels.get("model") or done.model or _model_of(job),
         user=job.user,
         uid=job.uid,
         card_uuids=tuple(lists.cards_of(conn, [job.id]).get((job.id, done.key.number), ())),
@@ -141,6 +159,10 @@ def _keep(conn: Connection, done: Finished, job: JobFacts, ended: moves.Ended, w
     )
     if results.record(conn, result):
         work.results.append(result)
+
+
+def _model_of(job: JobFacts) -> str | None:
+    return label_of(expand_engine(job.spec, job.matrix).model) if job.spec.engine is not None else None
 
 
 def settle(
@@ -167,6 +189,8 @@ def _ending(conn: Connection, done: Finished, job: JobFacts) -> Ending:
     if done.look.exit is None:
         return Ending(how=How.HOST_DIED if done.host_died else How.SHIM_DIED, stop=stop)
     found = _exited(done.look.exit, stop)
+    if found.stop is None and found.exit_code == _NO_SERVER and job.spec.engine is not None:
+        return msgspec.structs.replace(found, stop=Stop.SERVER_SILENT)
     if found.exit_code == 0 and found.stop is None and done.never_seen and job.spec.gpu_required:
         return msgspec.structs.replace(found, stop=Stop.NEVER_ON_CARD)
     return found

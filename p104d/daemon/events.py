@@ -44,4 +44,20 @@ class TestOver(msgspec.Struct, frozen=True):
     end: TestEnd
 
 
-LoopEvents = CardsGone | CardsTooHot | CardBad | StopJob | TestOver
+class ServerReady(msgspec.Struct, frozen=True):
+    """Copy ``number`` of a model has answered with its first token, ``seconds`` after it was begun. ``cpu_only``: it
+    says that it has found no card to compute on."""
+
+    number: int
+    seconds: float
+    cpu_only: bool = False
+
+
+class ServerSick(msgspec.Struct, frozen=True):
+    """Copy ``number`` of a model does not answer, or cannot be loaded: why."""
+
+    number: int
+    text: str
+
+
+LoopEvents = CardsGone | CardsTooHot | CardBad | StopJob | TestOver | ServerReady | ServerSick

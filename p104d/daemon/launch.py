@@ -7,13 +7,16 @@ from collections.abc import Sequence
 
 import msgspec
 
-from p104d.api.spec import expand
+from p104d.api.spec import expand, expand_engine
 from p104d.core.errors import P104Error
 from p104d.core.plan import Start
 from p104d.daemon.accounts import account, base_environment, own_account
 from p104d.daemon.config import Settings
+from p104d.daemon.server_launch import batch_argv
+from p104d.policy.retry import Stop
 from p104d.processes.attempt import LaunchSpec
 from p104d.store.forgotten import Origin
+from p104d.store.instances import Instance
 from p104d.store.reads import JobFacts
 from p104d.store.schedules import Owed
 
@@ -25,9 +28,14 @@ class CannotLaunch(P104Error):
     """The job cannot be started here; it fails with this reason."""
 
 
-def launch_spec(job: JobFacts, number: int, start: Start | None, settings: Settings) -> LaunchSpec:
-    """What the shim of attempt ``number`` is told. Raises CannotLaunch, for an account that is gone for one."""
+def launch_spec(
+    job: JobFacts, number: int, start: Start | None, settings: Settings, copy: Instance | None = None
+) -> LaunchSpec:
+    """What the shim of attempt ``number`` is told; ``copy`` is the copy of a model that it runs on. Raises
+    CannotLaunch, for an account that is gone for one."""
     argv, env = expand(msgspec.structs.replace(job.spec, env=job.env.env), job.matrix)
+    if copy is not None:
+        argv = _batch(job, copy)
     cards = start.cards if start else ()
     built = _environment(job, number, cards, env)
     drop = _drop_to(job.uid, job.user)
@@ -51,6 +59,12 @@ def launch_spec(job: JobFacts, number: int, start: Start | None, settings: Setti
         reserved_bytes=start.reserved_bytes if start else (),
         annex=_origin(job),
     )
+
+
+def _batch(job: JobFacts, copy: Instance) -> tuple[str, ...]:
+    if copy.cpu_only and job.spec.gpu_required:
+        raise CannotLaunch(f"{Stop.NEVER_ON_CARD}: llama-server has found no card to compute on")
+    return batch_argv(expand_engine(job.spec, job.matrix), copy.loaded.socket, copy.label)
 
 
 def _origin(job: JobFacts) -> str:

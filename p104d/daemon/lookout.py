@@ -12,12 +12,13 @@ from p104d.daemon.care import Care, Cared
 from p104d.daemon.events import CardsGone, CardsTooHot, StopJob
 from p104d.daemon.loop import Loop
 from p104d.daemon.sampler import Sampler
+from p104d.daemon.server_watch import CPU_ONLY
 from p104d.daemon.slowness import CardKind, Slowness
 from p104d.daemon.usage import Usage
 from p104d.daemon.watch import Appearances, over_vram
 from p104d.hardware.messages import CardSettings, Cycle
 from p104d.policy.retry import Stop
-from p104d.store import reads
+from p104d.store import instances, reads
 from p104d.store.cards import set_setting
 from p104d.store.reads import OpenAttempt
 
@@ -112,10 +113,16 @@ class Lookout:
         loop = self._loop
         with loop.database.read() as conn:
             attempts = [each for each in reads.open_attempts(conn) if each.holds]
+            copies = instances.open_instances(conn)
+        if copies:
+            loop.servers.note(copies, attempts, {uuid: sight.ours for uuid, sight in loop.rig.sights.items()})
         self.usage.on_cycle(cycle, attempts, loop.rig.sights)
         if attempts and self._cycles % _USAGE_CYCLES == 0:
             self.store(self.usage.save())
-        self._warnings = self._findings(attempts) if attempts else []
+        self._warnings = [
+            *(self._findings(attempts) if attempts else []),
+            *(f"{copy.label} runs on the processor: {CPU_ONLY}" for copy in copies if copy.cpu_only and copy.usable),
+        ]
 
     def _findings(self, attempts: Sequence[OpenAttempt]) -> list[str]:
         loop, sights = self._loop, self._loop.rig.sights

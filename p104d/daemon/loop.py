@@ -18,32 +18,39 @@ from typing import TypeVar
 from sqlalchemy.engine import Connection
 
 from p104d.core.clock import Clock
-from p104d.core.errors import P104Error, UnavailableError
-from p104d.core.plan import Start
-from p104d.core.snapshot import Snapshot
+from p104d.core.errors import UnavailableError
 from p104d.daemon import timetable
 from p104d.daemon.acting import Actor
 from p104d.daemon.config import Settings
 from p104d.daemon.endings import Finished, finish
-from p104d.daemon.events import CardBad, CardsGone, CardsTooHot, LoopEvents, StopJob, TestOver
-from p104d.daemon.launch import launch_spec
+from p104d.daemon.events import (
+    CardBad,
+    CardsGone,
+    CardsTooHot,
+    LoopEvents,
+    ServerReady,
+    ServerSick,
+    StopJob,
+    TestOver,
+)
 from p104d.daemon.metrics_counts import Counts
+from p104d.daemon.models import Models
 from p104d.daemon.notify import owe_for_card
-from p104d.daemon.observe import Capacity, Observer
+from p104d.daemon.placing import Placer
 from p104d.daemon.proofs import Proofs
-from p104d.daemon.rig import Rig, holds_by_card
+from p104d.daemon.rig import Rig
+from p104d.daemon.server_launch import KIND, ServerPlaces
+from p104d.daemon.servers import Servers
 from p104d.daemon.trouble import Trouble
 from p104d.daemon.waiters import Waiters
 from p104d.daemon.walltime import WallTime
 from p104d.daemon.work import Work
 from p104d.policy.retry import Stop
-from p104d.policy.schedule import plan
 from p104d.processes.attempt import Key
 from p104d.processes.supervisor import LaunchFailed, Running, Supervisor
 from p104d.store import cards, lists, moves, reads, schedules
 from p104d.store.cards import CardRecord
 from p104d.store.engine import Database
-from p104d.store.reads import OpenAttempt
 from p104d.store.results import Result
 
 log = logging.getLogger(__name__)
@@ -68,6 +75,8 @@ class Loop:
         rig: Rig,
         supervisor: Supervisor,
         proofs: Callable[[Callable[[TestOver], None]], Proofs],
+        models: Callable[[Callable[[], None]], Models],
+        servers: ServerPlaces,
         settings: Settings,
         clock: Clock,
         boot_id: str,
@@ -75,11 +84,11 @@ class Loop:
     ) -> None:
         self.database, self.rig, self.supervisor, self.settings = database, rig, supervisor, settings
         self.clock, self.paused, self.proofs = clock, paused, proofs(self.post)
-        self.observer = Observer(Capacity(settings.cpu_jobs, settings.host_ram_bytes))
+        self.boot_id, self.models = boot_id, models(self.touch)
+        self.placer = Placer(self)
         self.on_running_changed: Callable[[], None] = lambda: None
         self.on_results: Callable[[Sequence[Result]], object] = lambda _: None
         self.tick: Callable[[], None] = lambda: None
-        self._boot_id = boot_id
         self._events: deque[LoopEvent] = deque()
         self._save: dict[str, CardRecord] = {}
         self._wake = asyncio.Event()
@@ -90,6 +99,7 @@ class Loop:
         self.waiters = Waiters()
         self.counts = Counts()
         self._wall = WallTime(clock)
+        self.servers = Servers(self, servers)
         self._actor = Actor(self)
 
     # --- being woken -----------------------------------------------------------------------------------------------
@@ -178,7 +188,7 @@ class Loop:
                 answer = request(conn, now, work) if request is not None else None
                 self._take_in(conn, events, work, now)
                 if work.dirty:
-                    self._place(conn, work, now)
+                    self.placer.place(conn, work, now)
                 deadline = self._next_deadline(conn, now)
         except BaseException as error:
             self._events.extendleft(reversed(events))
@@ -193,7 +203,7 @@ class Loop:
             if self._save.get(uuid) is record:
                 del self._save[uuid]
         # Of very many requirements a part was looked at; the rest have their turn before anybody sleeps.
-        self._dirty = work.dirty and self.observer.more and (bool(work.launches) or not self.observer.wrapped)
+        self._dirty = work.dirty and self.placer.unfinished(work)
         if self._dirty:
             self._wake.set()
         if deadline != self._deadline:
@@ -218,9 +228,8 @@ class Loop:
 
     def _apply(self, conn: Connection, event: LoopEvent, work: Work, now: float) -> None:
         match event:
-            case Running(key, pid, at):
-                if key.kind == "job":
-                    work.running_changed |= moves.run(conn, key.id, key.number, pid=pid, at=at) > 0
+            case Running():
+                self._running(conn, event, work)
             case LaunchFailed(key, text):
                 log.warning("attempt %s could not be started: %s", key, text, extra={"action": "launch_failed"})
                 self._finish(conn, Finished(key=key, look=None, note=text), work, now, text)
@@ -239,6 +248,15 @@ class Loop:
                 self.proofs.over(conn, event, work, now)
             case StopJob(job_id, reason, at_once):
                 self.stop(conn, job_id, reason, work, now=at_once)
+            case ServerReady() | ServerSick():
+                self.servers.take_in(conn, event, work, now)
+
+    def _running(self, conn: Connection, event: Running, work: Work) -> None:
+        key = event.key
+        if key.kind == "job":
+            work.running_changed |= moves.run(conn, key.id, key.number, pid=event.pid, at=event.started_at) > 0
+        elif key.kind == KIND:
+            self.servers.started(conn, key.id, event.pid, work)
 
     def _finish(self, conn: Connection, done: Finished, work: Work, now: float, failure: str | None) -> None:
         if done.key.kind == "notify":
@@ -247,17 +265,25 @@ class Loop:
             schedules.notification_sent(conn, done.key.id, None if good else failure or "its command failed")
             work.notify = True
             return
+        if done.key.kind == KIND:
+            self.servers.over(conn, done, work, now)
+            return
         if done.complaint is not None:
             for uuid in lists.cards_of(conn, [done.key.id]).get((done.key.id, done.key.number), ()):
                 cause = f"job {done.key.id} failed with {done.complaint!r}"
                 self.proofs.doubt(conn, work, uuid, cause, now)
         finish(conn, done, work, now)
+        for number in work.sick:
+            self.servers.is_sick(conn, ServerSick(number, f"it did not answer job {done.key.id}"), work, now)
+        work.sick.clear()
 
     def _stop_on(self, conn: Connection, uuids: frozenset[str], reason: Stop, work: Work, *, now: bool = False) -> None:
         """End what runs on these cards."""
         for attempt in reads.open_attempts(conn):
             if any(uuid in uuids for uuid, _reserved, _exclusive in attempt.holds):
                 self.stop(conn, attempt.job_id, reason, work, now=now)
+        if reason is Stop.CARD_LOST:
+            self.servers.lose(conn, uuids, work)
 
     def stop(self, conn: Connection, job_id: int, reason: str, work: Work, *, now: bool = False) -> bool:
         """Commit that an active job is to end, and end it after the commit; False where it is not active."""
@@ -267,54 +293,11 @@ class Loop:
         (work.kills if now else work.stops).append(Key("job", job_id, number))
         return True
 
-    # --- placing ---------------------------------------------------------------------------------------------------
-
-    def snapshot(self, conn: Connection, attempts: list[OpenAttempt], now: float) -> Snapshot:
-        """What the policy sees at this moment."""
-        cards = self.rig.views(attempts)
-        return self.observer.snapshot(conn, now=now, paused=self.paused, cards=cards, attempts=attempts)
-
-    def peek(self, conn: Connection, attempts: list[OpenAttempt], now: float) -> Snapshot:
-        """A snapshot for explaining, which does not move the observer on."""
-        views, observer = self.rig.views(attempts), Observer(self.observer.capacity)
-        return observer.snapshot(conn, now=now, paused=self.paused, cards=views, attempts=attempts)
-
-    def _place(self, conn: Connection, work: Work, now: float) -> None:
-        """Jobs first; memory tests begin on what they leave idle, and go from what they take."""
-        attempts = reads.open_attempts(conn)
-        holds = {uuid: [hold.job_id for hold in held] for uuid, held in holds_by_card(attempts).items()}
-        if not self.paused:
-            for start in plan(self.snapshot(conn, attempts, now)).starts:
-                self._start(conn, start, work, now)
-                for uuid in start.cards:
-                    self.proofs.interrupt(conn, work, uuid, now)
-                    holds.setdefault(uuid, []).append(start.job_id)
-        self.proofs.begin(conn, work, now, holds)
-
-    def _start(self, conn: Connection, start: Start, work: Work, now: float) -> None:
-        job = reads.facts(conn, start.job_id)
-        if job is None:
-            return
-        limit = job.spec.time_limit_seconds
-        number = moves.place(
-            conn,
-            start,
-            now=now,
-            boot_id=self._boot_id,
-            ends_by=now + limit if limit is not None else None,
-            ram=job.spec.ram_bytes,
-        )
-        if number is None:
-            return
-        if number == 1:
-            work.waits.append(max(0.0, now - job.submitted_at))
-        try:
-            spec = launch_spec(job, number, start, self.settings)
-            work.launches.append(spec)
-            work.launch_cards[spec.key] = start.cards
-        except P104Error as error:
-            work.unstartable.append((Key("job", job.id, number), error.message))
-
     def _next_deadline(self, conn: Connection, now: float) -> float | None:
-        times = [reads.next_timer(conn), schedules.next_schedule(conn), self.proofs.next_deadline(now)]
+        times = [
+            reads.next_timer(conn),
+            schedules.next_schedule(conn),
+            self.proofs.next_deadline(now),
+            self.servers.next_deadline(conn),
+        ]
         return min((at for at in times if at is not None), default=None)

@@ -19,10 +19,13 @@ from collections.abc import Awaitable, Callable
 
 from p104d.daemon.endings import Finished
 from p104d.daemon.loop import Loop
+from p104d.daemon.server_launch import KIND
+from p104d.daemon.servers import key_of
 from p104d.processes.attempt import Key, Look, LookKind
 from p104d.processes.supervisor import Supervisor
-from p104d.store import proofs, reads, schedules
+from p104d.store import instances, proofs, reads, schedules
 from p104d.store.engine import Database
+from p104d.store.instances import Instance
 from p104d.store.reads import OpenAttempt
 
 log = logging.getLogger(__name__)
@@ -35,11 +38,49 @@ async def recover(
     were being sent are owed again; memory tests ended with the daemon that ran them, and are due as before."""
     with database.read() as conn:
         attempts = reads.open_attempts(conn)
+        copies = instances.open_instances(conn)
     with database.write() as conn:
         schedules.owe_again(conn)
         proofs.interrupt_all(conn, loop.clock.now())
+    for copy in copies:
+        await _recover_copy(loop, supervisor, copy, boot_id, ended)
+    await _end_strangers(supervisor, {copy.id for copy in copies})
     for attempt in attempts:
         await _recover_one(loop, supervisor, attempt, boot_id, ended)
+
+
+async def _recover_copy(
+    loop: Loop,
+    supervisor: Supervisor,
+    copy: Instance,
+    boot_id: str,
+    ended: Callable[[Key, Look], Awaitable[None]],
+) -> None:
+    """A copy's server that lives is watched again; of another boot, or unclaimed, it is gone."""
+    key = key_of(copy.id)
+    look = await asyncio.to_thread(supervisor.look, key)
+    if look.kind is LookKind.UNCLAIMED:
+        if copy.boot_id != boot_id or supervisor.revoke(key):
+            loop.post(Finished(key=key, look=None, note="the daemon ended before it was started"))
+            return
+        look = supervisor.look(key)
+    if look.kind is LookKind.RUNNING and supervisor.adopt(key):
+        log.info("copy %d (%s): adopted", copy.id, copy.label, extra={"action": "recover"})
+        loop.servers.found(copy)
+        return
+    look = supervisor.look(key)
+    if look.kind is LookKind.DEAD and copy.boot_id != boot_id:
+        loop.post(Finished(key=key, look=None, note="its host went down"))
+        return
+    await ended(key, look)
+
+
+async def _end_strangers(supervisor: Supervisor, known: set[int]) -> None:
+    """Servers that no row tells of, after a queue was restored: nobody would ever end them."""
+    for key in await asyncio.to_thread(supervisor.keys, KIND):
+        if key.id not in known and supervisor.adopt(key):
+            log.warning("a server that nobody knows of (%d) is ended", key.id, extra={"action": "recover"})
+            supervisor.kill(key)
 
 
 async def _recover_one(

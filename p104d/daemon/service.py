@@ -15,8 +15,10 @@ from sqlalchemy.engine import Connection
 
 from p104d.api import messages as m
 from p104d.api import proof as p
+from p104d.api.forecast import Forecast
 from p104d.api.history import HistoryAnswer, Report, SeriesAnswer
 from p104d.api.history_queries import RecordQuery, SeriesQuery, WhileQuery
+from p104d.api.models import ModelVerb, Residents
 from p104d.api.power import PowerCards, PowerRequest
 from p104d.api.service import Caller, Exported, LogQuery
 from p104d.core.errors import NotAllowedError, NotFoundError, RefusedError, UnavailableError
@@ -117,12 +119,12 @@ class DaemonService(Readings):
 
     async def submit(self, caller: Caller, request: m.SubmitRequest) -> m.Submitted:
         """Check and store jobs, all or none."""
-        documents = await self._intake.read(caller, request)
+        documents, warnings = await self._intake.read(caller, request)
         memory.give_back_later(sum(len(each.jobs) for each in documents))
         limits = self._intake.limits(caller)
 
         def store(conn: Connection, now: float, work: Work) -> m.Submitted:
-            return self._intake.store(conn, caller, documents, request.umask, limits, now, work)
+            return self._intake.store(conn, caller, documents, request.umask, limits, now, work, warnings)
 
         return self._step(store)
 
@@ -162,6 +164,18 @@ class DaemonService(Readings):
     def power(self, caller: Caller) -> PowerCards:  # noqa: ARG002 - everybody sees the cards
         """What is wished of cards' settings, and how they stand."""
         return show_power(self._loop.rig, self._keeper)
+
+    def models(self, caller: Caller) -> Residents:  # noqa: ARG002
+        """The copies of models on the cards, pins and load times."""
+        raise UnavailableError("this daemon keeps no models on its cards")
+
+    def models_verb(self, caller: Caller, verb: ModelVerb, model: str) -> Residents:  # noqa: ARG002
+        """pin, unpin, unload: to the copies that ``model`` (a path, ``#id`` or a name) means."""
+        raise UnavailableError("this daemon keeps no models on its cards")
+
+    async def plan(self, caller: Caller, cards: int | None, limit: int) -> Forecast:  # noqa: ARG002
+        """When the queue will be done, on this rig's cards or on so many."""
+        raise UnavailableError("this daemon makes no forecast")
 
     async def set_power(self, caller: Caller, request: PowerRequest) -> PowerCards:
         """Keep cards at these settings from now on."""

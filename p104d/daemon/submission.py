@@ -18,6 +18,7 @@ from p104d.core.snapshot import CardView
 from p104d.daemon.accounts import account, limits_of
 from p104d.daemon.cardnames import CardNames
 from p104d.daemon.config import Settings
+from p104d.daemon.engine_intake import EngineIntake
 from p104d.daemon.loop import Loop
 from p104d.daemon.work import Work
 from p104d.policy.fit import impossible
@@ -37,9 +38,10 @@ class Intake:
 
     def __init__(self, loop: Loop, settings: Settings, *, user_mode: bool) -> None:
         self._loop, self._settings, self._user_mode = loop, settings, user_mode
+        self._engines = EngineIntake(loop)
 
-    async def read(self, caller: Caller, request: m.SubmitRequest) -> list[ParsedDocument]:
-        """The checked documents. Raises UsageError or RefusedError, naming file, line and field."""
+    async def read(self, caller: Caller, request: m.SubmitRequest) -> tuple[list[ParsedDocument], list[str]]:
+        """The checked documents, and warnings. Raises UsageError or RefusedError, naming file, line and field."""
         self._admit(caller)
         if not self._loop.rig.counted and any("only" in each.text for each in request.documents):
             # An index or a name means a card only once they have been looked at, which takes a moment after a start.
@@ -53,13 +55,16 @@ class Intake:
             resolve_card=cards.resolve,
             now=time.time(),
         )
-        if sum(len(each.text) for each in request.documents) <= _INLINE_BYTES:
+        texts = [*(each.text for each in request.documents), *request.set]
+        # The files of a matrix on an engine are looked at one by one: a second for the largest.
+        many = all(any(key in text for text in texts) for key in ("engine", "matrix"))
+        if sum(len(each.text) for each in request.documents) <= _INLINE_BYTES and not many:
             parsed = parse_submission(documents, context)
         else:
             parsed = await asyncio.to_thread(parse_submission, documents, context)
         for each in parsed:
             self._check(caller, each)
-        return parsed
+        return await self._engines.check(caller, parsed)
 
     def _admit(self, caller: Caller) -> None:
         if self._user_mode:
@@ -78,12 +83,16 @@ class Intake:
                 f"{parsed.place_of('priority')}: above 0 is for root and group p104-admin", mend="leave it at 0"
             )
         rig = self._loop.rig
-        host = self._loop.observer.host(())
+        host = self._loop.placer.observer.host(())
         cards = rig.views(())
         if spec.cards and not rig.counted:
             # Which cards there are is not known yet; what the host has is.
             cards = _as_many_as_asked(spec, cards)
-        why = impossible(cards, host, spec.requirement())
+        requirement = spec.requirement(caller.uid)
+        if spec.engine is not None:
+            # Its cards are judged by its model's sum, not by what cards of their kind promise.
+            requirement = msgspec.structs.replace(requirement, vram_bytes=spec.vram_bytes or 1)
+        why = impossible(cards, host, requirement)
         if why is not None:
             keys = _fields(spec, why)
             mend = "p104ctl doctor shows what there is" if keys[0] == "ram" else "p104ctl cards shows what there is"
@@ -109,6 +118,7 @@ class Intake:
         limits: dict[str, tuple[int, int]],
         now: float,
         work: Work,
+        warnings: Sequence[str] = (),
     ) -> m.Submitted:
         """Insert everything; part of a step of the loop."""
         self._check_room(conn, caller, parsed)
@@ -128,6 +138,7 @@ class Intake:
         return m.Submitted(
             jobs=[m.IdName(number, name) for number, name in made.jobs],
             schedules=[m.IdName(number, name) for number, name in made.schedules],
+            warnings=list(warnings),
         )
 
     def _check_room(self, conn: Connection, caller: Caller, parsed: Sequence[ParsedDocument]) -> None:
@@ -164,4 +175,5 @@ def _fields(spec: JobSpec, why: str) -> tuple[str, ...]:
         return ("ram",)
     if spec.only and "only" in why:
         return ("only", "cards")
-    return ("vram", "cards", "command") if spec.vram_bytes is not None and " on " in why else ("cards", "command")
+    what = "command" if spec.engine is None else "engine"
+    return ("vram", "cards", what) if spec.vram_bytes is not None and " on " in why else ("cards", what)

@@ -12,6 +12,8 @@ from sqlalchemy.engine import Row
 from p104d.api import messages as m
 from p104d.api.service import Caller
 from p104d.core.errors import NotFoundError
+from p104d.core.job import JobSpec
+from p104d.core.matrix import expand_engine
 from p104d.core.units import iso
 from p104d.daemon.progress import Current
 from p104d.store.submit import StoredEnv
@@ -123,11 +125,30 @@ def _attempt(row: Row[Any], cards: Sequence[str], seen: bool) -> m.Attempt:
 
 
 def _spec(spec: dict[str, Any], row: Row[Any], env: StoredEnv | None) -> dict[str, Any]:
+    if spec.get("engine"):
+        spec = _with_engine(spec, _decode_json(row.matrix) if row.matrix else {})
     if env is not None and env.env:
         spec["env"] = {name: KEPT if name in env.kept else value for name, value in env.env.items()}
     if row.matrix:
         spec["matrix"] = _decode_json(row.matrix)
     return spec
+
+
+def _with_engine(spec: dict[str, Any], combination: dict[str, str]) -> dict[str, Any]:
+    """The engine's keys as job.yaml has them, with the files of this one job."""
+    engine = expand_engine(msgspec.convert(spec, JobSpec), combination)
+    flat = {
+        "engine": engine.name,
+        "model": engine.model,
+        "context": engine.context,
+        "kv_cache": engine.kv_cache,
+        "parallel": engine.parallel,
+        "input": engine.input,
+        "output": engine.output,
+    }
+    asked = {} if engine.cards is None else {"cards": engine.cards}
+    others = {key: value for key, value in spec.items() if key not in ("name", "command", "engine")}
+    return {"name": spec["name"]} | flat | asked | others
 
 
 def schedule(row: Row[Any]) -> m.ListedSchedule:

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 from sqlalchemy.engine import Connection, Row
 
-from p104d.core.job import JobState
+from p104d.core.job import JobState, Requirement
 from p104d.core.plan import Explanation
 from p104d.core.snapshot import WaitingJob
 from p104d.daemon.loop import Loop
+from p104d.daemon.models import Bad, Known
 from p104d.policy import explain as words
 from p104d.store import reads
 
@@ -29,7 +30,7 @@ class Explainer:
         self._loop, self._conn = loop, conn
         self._now = loop.clock.now()
         self._attempts = reads.open_attempts(conn)
-        self._snapshot = loop.peek(conn, self._attempts, self._now)
+        self._snapshot = loop.placer.peek(conn, self._attempts, self._now)
         self._by_requirement: dict[int, str] = {}
 
     def because(self, row: Row[Any]) -> str | None:
@@ -47,14 +48,34 @@ class Explainer:
     def explain(self, row: Row[Any]) -> Explanation:
         """The policy's whole answer for a job that waits for room; each card's own for any other waiting one."""
         requirement = reads.requirement(self._conn, row.requirement_id)
-        limit = reads.time_limit(self._conn, row.document_id)
-        job = WaitingJob(id=row.id, priority=row.priority, requirement=requirement, time_limit_seconds=limit)
+        family = self._family(requirement)
+        if isinstance(family, str):
+            return Explanation(waiting_because=self._before_placement(row) or family, cards=())
+        job = WaitingJob(
+            id=row.id,
+            priority=row.priority,
+            requirement=requirement,
+            time_limit_seconds=reads.time_limit(self._conn, row.document_id),
+            family=family.family.key if family is not None else None,
+            arrival=row.submitted_at,
+        )
         found = words.explain(self._snapshot, job)
         early = self._before_placement(row)
         if early is not None:
             return msgspec.structs.replace(found, waiting_because=early)
         if not self._loop.rig.counted and requirement.cards:
             return msgspec.structs.replace(found, waiting_because=self._uncounted())
+        return found
+
+    def _family(self, requirement: Requirement) -> Known | str | None:
+        """The model that a job needs; a text where that is not known; None for a command."""
+        if requirement.model is None:
+            return None
+        found = self._loop.models.resolve(self._conn, requirement, self._snapshot.cards)
+        if found is None:
+            return "its model is being looked at"
+        if isinstance(found, Bad):
+            return f"can never run here: {found.text}" if found.never else found.text
         return found
 
     def asks_cards(self, row: Any) -> bool:

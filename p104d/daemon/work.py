@@ -6,8 +6,10 @@ import msgspec
 
 from p104d.core.card import DueTest
 from p104d.core.job import JobState
+from p104d.daemon.accounts import Account
 from p104d.processes.attempt import Key, LaunchSpec
 from p104d.store.cards import CardRecord
+from p104d.store.instances import Instance
 from p104d.store.results import Result
 
 
@@ -23,14 +25,23 @@ class BegunTest(msgspec.Struct, frozen=True, kw_only=True):
 class Work(msgspec.Struct, kw_only=True):
     """Filled while the transaction is open; acted on only once it is durable.
 
-    ``launch_cards`` are the cards of each launch: a memory test there has to be gone first. ``tests_left`` are tests
-    that are over (card and record), ``findings`` what they found, for the log; ``cards`` records that were saved and
-    hold from now on, ``tests_next_at`` when all cards are to be tested again (Unix time).
+    ``loads`` are copies of models that are among the launches: number, account (None: the daemon's own user), whether
+    others may use it. ``begun`` are copies whose process is there, ``evicts`` those that are to go, some of them at
+    once, ``gone`` those that have gone, ``sick`` those that a job found to be silent.
+    ``launch_cards`` are the cards of each launch: a memory test or a copy there has to be gone first. ``tests_left``
+    are tests that are over (card and record), ``findings`` what they found, for the log; ``cards`` records that were
+    saved and hold from now on, ``tests_next_at`` when all cards are to be tested again (Unix time).
     ``waits``, ``ends`` and ``verdicts`` are for counting: seconds that jobs waited for their first start, how jobs
     ended and how long they ran, what tests came to.
     """
 
     launches: list[LaunchSpec] = []
+    loads: list[tuple[int, Account | None, bool]] = []
+    begun: list[Instance] = []
+    evicts: list[int] = []
+    evicts_at_once: set[int] = set()
+    gone: list[int] = []
+    sick: list[int] = []
     launch_cards: dict[Key, tuple[str, ...]] = {}
     unstartable: list[tuple[Key, str]] = []
     stops: list[Key] = []

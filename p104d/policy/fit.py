@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 
+import msgspec
+
 from p104d.core.job import Requirement
 from p104d.core.snapshot import CardView, Hold, HostView
 from p104d.core.units import MIB, format_size
@@ -27,22 +29,47 @@ class Obstacle(Enum):
     TOO_SMALL = auto()
     BELOW_PROMISE = auto()
     HELD_ALONE = auto()
+    MODEL_PINNED = auto()
+    MODEL_LOADING = auto()
+    MODEL_STRANDED = auto()
     SHARED = auto()
     FOREIGN = auto()
     NO_ROOM = auto()
 
 
+class Occupant(msgspec.Struct, kw_only=True):
+    """A copy of a model, to the cards that it is on.
+
+    ``blocks`` is what keeps commands from them (None: it is idle, and may be unloaded), ``stays`` what still will once
+    its job has ended or it is loaded. ``id`` is below 0 for a copy that this round loads; ``since`` is when it was
+    loaded or used last, in Unix seconds.
+    """
+
+    id: int
+    label: str
+    cards: tuple[str, ...]
+    since: float
+    job_id: int | None = None
+    blocks: Obstacle | None = None
+    stays: Obstacle | None = None
+
+    def left(self) -> Occupant | None:
+        """What is left of it for others once it is loaded and idle."""
+        return None if self.stays is None else msgspec.structs.replace(self, job_id=None, blocks=self.stays)
+
+
 class Seat:
-    """A card during one round of decisions: its view, and the holds that this round adds to it.
+    """A card during one round of decisions: its view, the holds that this round adds to it, the copy of a model on it.
 
     ``room_bytes`` is what a sharing job may still reserve, were nobody alone on the card.
     """
 
-    __slots__ = ("alone", "foreign_bytes", "holds", "room_bytes", "view")
+    __slots__ = ("alone", "foreign_bytes", "holds", "model", "room_bytes", "view")
 
     def __init__(self, view: CardView) -> None:
         self.view = view
         self.holds: list[Hold] = list(view.holds)
+        self.model: Occupant | None = None
         self.alone = next((hold.job_id for hold in self.holds if hold.exclusive), None)
         self.foreign_bytes = view.foreign_bytes if view.foreign_bytes > FOREIGN_MARGIN_BYTES else 0
         self.room_bytes = view.capacity_bytes - self.foreign_bytes - sum(hold.reserved_bytes for hold in self.holds)
@@ -55,10 +82,11 @@ class Seat:
             self.alone = hold.job_id
 
     def emptied(self) -> Seat:
-        """The same card once all our jobs on it have ended; memory of other processes stays."""
+        """The same card once all our jobs on it have ended; memory of other processes stays, and a pinned model."""
         seat = Seat.__new__(Seat)
         seat.view, seat.holds, seat.alone, seat.foreign_bytes = self.view, [], None, self.foreign_bytes
         seat.room_bytes = self.view.capacity_bytes - self.foreign_bytes
+        seat.model = self.model if self.model is None else self.model.left()
         return seat
 
 
@@ -87,6 +115,8 @@ def obstacle(seat: Seat, req: Requirement) -> Obstacle | None:
         return Obstacle.TOO_SMALL
     if seat.alone is not None:
         return Obstacle.HELD_ALONE
+    if seat.model is not None and seat.model.blocks is not None:
+        return seat.model.blocks
     if req.vram_bytes > seat.room_bytes:
         alone_with_others = req.vram_bytes > view.capacity_bytes - seat.foreign_bytes
         return Obstacle.FOREIGN if alone_with_others else Obstacle.NO_ROOM
@@ -98,6 +128,8 @@ def _whole_obstacle(seat: Seat) -> Obstacle | None:
         return Obstacle.BELOW_PROMISE
     if seat.alone is not None:
         return Obstacle.HELD_ALONE
+    if seat.model is not None and seat.model.blocks is not None:
+        return seat.model.blocks
     if seat.holds:
         return Obstacle.SHARED
     return Obstacle.FOREIGN if seat.foreign_bytes else None
@@ -134,7 +166,9 @@ def _sentence(found: Obstacle, seat: Seat, req: Requirement) -> str:
             has, wants = both_sizes(view.capacity_bytes, view.promised_bytes)
             return f"has {has}; a job without vram needs the {wants} that a {view.name} promises"
         case Obstacle.HELD_ALONE:
-            return f"holds job {seat.alone} alone"
+            return _held_alone(seat)
+        case Obstacle.MODEL_PINNED | Obstacle.MODEL_LOADING | Obstacle.MODEL_STRANDED:
+            return model_text(found, seat.model.label if seat.model is not None else "?")
         case Obstacle.SHARED:
             return f"holds {jobs_text(hold.job_id for hold in seat.holds)}; a job without vram needs the card whole"
         case Obstacle.FOREIGN:
@@ -142,6 +176,23 @@ def _sentence(found: Obstacle, seat: Seat, req: Requirement) -> str:
             return used if req.vram_bytes is None else f"{used}; {_room(seat, asked)}"
         case Obstacle.NO_ROOM:
             return _room(seat, asked)
+
+
+def _held_alone(seat: Seat) -> str:
+    model = seat.model
+    number = seat.alone if model is None or model.job_id is None else model.job_id
+    return f"holds job {number} alone" if model is None else f"holds model {model.label} (job {number} runs on it)"
+
+
+def model_text(found: Obstacle, label: str) -> str:
+    """What a model does on a card that others cannot have for it."""
+    match found:
+        case Obstacle.MODEL_PINNED:
+            return f"model {label} is pinned there"
+        case Obstacle.MODEL_LOADING:
+            return f"model {label} is being loaded there"
+        case _:
+            return f"holds model {label}, which is on a card that takes no jobs too"
 
 
 def _room(seat: Seat, asked: int) -> str:

@@ -65,14 +65,19 @@ class Prospect(NamedTuple):
     rank: Rank
 
 
-def prospect(seat: Seat, req: Requirement, now: float, *, free: bool) -> Prospect:
+def prospect(seat: Seat, req: Requirement, now: float, *, free: bool, behind: bool = False) -> Prospect:
     """When ``seat`` will take ``req``, if our jobs on it end by their time limits at the latest.
 
     ``free`` tells that it takes it already; otherwise the end of our jobs must be enough (``seat.emptied()`` takes it).
+    ``behind``: it is kept for a model job before. When a model is loaded nobody knows for sure; then it will be idle.
     """
     place = rank(seat, req)
+    if behind:
+        return Prospect(When.SOME_DAY, 0.0, now, 0, len(seat.holds), place)
     if free:
-        return Prospect(When.NOW, now, 0.0, 0, 0, place)
+        return Prospect(When.NOW, now, 0.0, 0, int(seat.model is not None), place)
+    if seat.model is not None and not seat.holds:
+        return Prospect(When.SOME_DAY, 0.0, seat.model.since, 0, 1, place)
     end = _freed(seat, req, now)
     whole = req.vram_bytes is None
     missing = sum(hold.reserved_bytes for hold in seat.holds) if whole else (req.vram_bytes or 0) - seat.room_bytes

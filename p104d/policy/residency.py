@@ -25,8 +25,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from p104d.policy.residency_estimate import done, means
-from p104d.policy.residency_rig import Rig
+from p104d.policy.residency_rig import Rig, in_reach
 from p104d.policy.residency_view import Ask, Begin, Decisions, Family, Kept, Line, Load, View
 
 #: Another copy must bring the end of its family's work nearer by more than this part of its load.
@@ -42,10 +44,7 @@ AGE_SECONDS = 30.0
 
 def decide(view: View) -> Decisions:
     """What to start, load and unload now, in this order. Pure; only the order of ``cards`` matters, as preference."""
-    turn = _Round(view)
-    for priority in sorted({queue.priority for queue in turn.queues}, reverse=True):
-        turn.serve(priority)
-    return Decisions(acts=tuple(turn.acts), kept=tuple(turn.kept))
+    return Turn(view).decide(view.lines)
 
 
 class _Queue:
@@ -67,34 +66,65 @@ class _Queue:
         return self.head.arrival, self.head.id
 
 
-class _Round:
+class Behind(msgspec.Struct, frozen=True, kw_only=True):
+    """Who comes after the lines that are decided for, and may have what they leave: a job for other things than copies,
+    and the families for which only later jobs wait."""
+
+    priority: int
+    arrival: float
+    families: frozenset[str] = frozenset()
+
+
+class Turn:
+    """Decisions on one view. ``decide`` may be asked again, with the lines that are left and more jobs in them, after
+    others took something of ``rig``."""
+
     def __init__(self, view: View) -> None:
         self.now = view.now
-        families = {family.name: family for family in view.families}
+        self.families = {family.name: family for family in view.families}
         self.means = means(view.families)
-        self.rig = Rig(view, families, self.means)
-        self.queues = [_Queue(line, families[line.family]) for line in view.lines if line.first]
+        self.rig = Rig(view, self.families, self.means)
+        self.patience = patience(view, (self.families[line.family] for line in view.lines if line.first))
+        self.queues: list[_Queue] = []
         self.waiting: dict[str, int] = {}
-        for line in view.lines:
-            self.waiting[line.family] = self.waiting.get(line.family, 0) + line.count
-        self.patience = patience(view, (queue.family for queue in self.queues))
+        self.behind: Behind | None = None
         self.lowest = 0
         self.cold: dict[int, float] = {}
         self.acts: list[Begin | Load] = []
         self.kept: list[Kept] = []
+        self._keeping: set[int] = set()
 
-    def serve(self, priority: int) -> None:
+    def decide(self, lines: Iterable[Line], behind: Behind | None = None) -> Decisions:
+        """What to do for ``lines``, beyond what was decided before."""
+        self.acts, self.kept, self.queues, self.waiting, self.behind = [], [], [], {}, behind
+        for line in lines:
+            self.waiting[line.family] = self.waiting.get(line.family, 0) + line.count
+            if line.first:
+                self.queues.append(_Queue(line, self.families[line.family]))
+        for priority in sorted({queue.priority for queue in self.queues}, reverse=True):
+            self._serve(priority)
+        return Decisions(acts=tuple(self.acts), kept=tuple(self.kept))
+
+    def _serve(self, priority: int) -> None:
         """All that can be done for the jobs of one priority."""
-        kept = False
         while lines := self._lines(priority):
             self._look()
             needy = [queue for queue in lines if self._pays(queue)]
-            late = [queue for queue in needy if self._late(queue, lines[-1].head.arrival)]
+            newest = self._newest(lines)
+            late = [queue for queue in needy if self._late(queue, newest)]
             if any(self._load(queue) for queue in late):
                 continue
-            kept = kept or any(self._keep(queue) for queue in late)
+            if priority not in self._keeping and any(self._keep(queue) for queue in late):
+                self._keeping.add(priority)
             if not self._begin(lines) and not self._load_best(needy):
                 return
+
+    def _newest(self, lines: list[_Queue]) -> float:
+        """The arrival of the youngest first job of one priority, with the one behind."""
+        behind, last = self.behind, lines[-1]
+        if behind is None or behind.priority != last.priority:
+            return last.head.arrival
+        return max(last.head.arrival, behind.arrival)
 
     def _lines(self, priority: int) -> list[_Queue]:
         """What waits with this priority, the oldest first."""
@@ -141,7 +171,7 @@ class _Round:
     def _load(self, queue: _Queue) -> bool:
         """Load for the head of ``queue`` on cards that can be had now."""
         family = queue.family
-        if self.rig.within_reach() < family.cards:
+        if in_reach(family, self.rig.within_reach()) < family.cards:
             return False
         units = self.rig.choose(family, self._spare(queue))
         if units is None or not self._pays(queue, self.rig.cards_of(family, units)):
@@ -165,7 +195,7 @@ class _Round:
 
     def _spare(self, queue: _Queue) -> dict[str, bool]:
         """Of each family with jobs waiting: whether an idle copy may be taken from it for the head of ``queue``."""
-        spare: dict[str, bool] = {}
+        spare: dict[str, bool] = dict.fromkeys(self.behind.families, True) if self.behind is not None else {}
         for other in self.queues:
             if other.first:
                 name = other.family.name
@@ -192,10 +222,12 @@ class _Round:
         whose cards may be had now (one that waits for more cards than are idle has no use for one of them)."""
         waiting = [queue for queue in self.queues if queue.first]
         self.lowest = min(queue.priority for queue in waiting)
+        if self.behind is not None:
+            self.lowest = min(self.lowest, self.behind.priority)
         self.cold, reach = {}, self.rig.within_reach()
         for queue in waiting:
             cold = not queue.family.kept or not self.rig.free_at(queue.family.name)
-            if cold and queue.family.cards <= reach:
+            if cold and queue.family.cards <= in_reach(queue.family, reach):
                 oldest = self.cold.get(queue.priority, queue.head.arrival)
                 self.cold[queue.priority] = min(oldest, queue.head.arrival)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from math import inf
 
 from p104d.policy.residency_estimate import rest
@@ -35,13 +35,17 @@ class Rig:
         self.slowness = {card.id: card.slowness for card in view.cards}
         self.place = {card.id: index for index, card in enumerate(view.cards)}
         self.closed = {card.id for card in view.cards if card.closed}
+        self.full = {card.id for card in view.cards if card.full}
+        self.ram_free_bytes: float = inf if view.ram_free_bytes is None else view.ram_free_bytes
+        #: Families for which there were cards, but not the host memory.
+        self.short: set[str] = set()
         self.residents = {each.id: each for each in sorted(view.residents, key=lambda each: each.id)}
         self.on: dict[str, int | None] = dict.fromkeys(self.place)
         self.idle = {each.id for each in self.residents.values() if each.busy_since is None}
         #: When each usable copy is expected to be idle, in seconds from now, by family; loads of this round as well.
         self.copies: dict[str, dict[int, float]] = {}
         self.kept: dict[str, int] = {}
-        self._loads = 0
+        self._loading: dict[int, str] = {}
         for each in self.residents.values():
             for card in each.cards:
                 self.on[card] = each.id
@@ -69,13 +73,15 @@ class Rig:
         taken = list(units)
         evicts = [unit.resident for unit in taken if unit.resident is not None]
         for number in evicts:
-            self._drop(number)
+            self.drop(number)
+        self.ram_free_bytes -= family.ram_bytes
         cards = self._best(family, taken)
-        self._loads += 1
+        number = -1 - len(self._loading)
+        self._loading[number] = family.name
         for card in cards:
-            self.on[card] = -self._loads
+            self.on[card] = number
         busy = 0.0 if family.kept else self.means[family.name]
-        self._set(family.name, -self._loads, self.load_seconds(family, cards) + busy)
+        self._set(family.name, number, self.load_seconds(family, cards) + busy)
         return Load(family.name, cards, tuple(evicts), job)
 
     def load_seconds(self, family: Family, cards: Iterable[str]) -> float:
@@ -90,23 +96,62 @@ class Rig:
         """The cards for one more copy: empty ones, then those of idle copies, the least recently used first, a faster
         link before a slow one; None: there are not enough now. ``spare`` tells of each family that jobs wait for
         whether an idle copy of it may be unloaded all the same."""
+        units = sorted(self._units(family, spare), key=lambda unit: unit.key)
         chosen: list[Unit] = []
-        for unit in sorted(self._units(family, spare), key=lambda unit: unit.key):
+        for unit in units:
             if sum(len(each.cards) for each in chosen) >= family.cards:
                 break
-            chosen.append(unit)
+            if unit.cards:
+                chosen.append(unit)
         for unit in list(chosen):
             if sum(len(each.cards) for each in chosen) - len(unit.cards) >= family.cards:
                 chosen.remove(unit)
-        return chosen if sum(len(each.cards) for each in chosen) >= family.cards else None
+        if sum(len(each.cards) for each in chosen) < family.cards:
+            return None
+        return self._with_memory(family, chosen, units) if family.ram_bytes else chosen
 
-    def within_reach(self) -> int:
-        """How many cards are empty or have an idle copy on them: no more than these can be had now."""
-        return sum(
-            number is None or (number in self.idle and not self.residents[number].pinned)
+    def _with_memory(self, family: Family, chosen: list[Unit], units: Iterable[Unit]) -> list[Unit] | None:
+        """``chosen``, and other idle copies whose host memory is needed too; None: even all of them are not enough."""
+        lacks = family.ram_bytes - self.ram_free_bytes - sum(self._ram_bytes(unit) for unit in chosen)
+        more = list(chosen)
+        for unit in units:
+            if lacks <= 0:
+                break
+            if unit not in chosen and self._ram_bytes(unit):
+                more.append(unit)
+                lacks -= self._ram_bytes(unit)
+        if lacks <= 0:
+            return more
+        self.short.add(family.name)
+        return None
+
+    def _ram_bytes(self, unit: Unit) -> int:
+        return 0 if unit.resident is None else self.residents[unit.resident].ram_bytes
+
+    def within_reach(self) -> set[str]:
+        """The cards that are empty or have an idle copy on them: no others can be had now."""
+        return {
+            card
             for card, number in self.on.items()
             if card not in self.closed
-        )
+            and card not in self.full
+            and (number is None or (number in self.idle and not self.residents[number].pinned))
+        }
+
+    def take(self, cards: Iterable[str]) -> None:
+        """Others have these cards, on which there is no copy (any more)."""
+        self.closed.update(cards)
+
+    def shut(self, cards: Iterable[str], served: Container[str]) -> None:
+        """Keep ``cards`` for others: they take no copy any more, and copies on them serve nobody; but those of families
+        in ``served`` that are at work still count, for jobs that go before those others wait for them."""
+        shut = set(cards)
+        self.full |= shut
+        for card, number in self.on.items():
+            if card in shut and number is not None:
+                family = self.residents[number].family if number >= 0 else self._loading[number]
+                if family not in served or number in self.idle:
+                    self.copies[family].pop(number, None)
 
     def keep(self, job: int, family: Family, spare: Mapping[str, bool], within: float | None = None) -> Kept | None:
         """Keep for ``job`` the cards that are expected to be free soonest; None: as many will never be. With ``within``
@@ -114,7 +159,8 @@ class Rig:
         found = sorted(
             (seconds, self.place[card], card)
             for card in self.place
-            if (seconds := self._expected(card, spare)) < inf
+            if takes(family, card)
+            and (seconds := self._expected(card, spare)) < inf
             and (within is None or (seconds <= within and not self._wanted(card, spare)))
         )
         if len(found) < family.cards:
@@ -128,17 +174,18 @@ class Rig:
     def _expected(self, card: str, spare: Mapping[str, bool]) -> float:
         """In how many seconds the card could be had; inf: never, or not for this."""
         number = self.on[card]
-        if card in self.closed or card in self.kept:
+        if card in self.closed or card in self.kept or card in self.full:
             return inf
         if number is None:
             return 0.0
         if number < 0:
-            return next(free[number] for free in self.copies.values() if number in free)
+            return next((free[number] for free in self.copies.values() if number in free), inf)
         copy = self.residents[number]
         if copy.pinned or not self.closed.isdisjoint(copy.cards):
             return inf
         before = self.means[copy.family] if self._serves_first(number, spare) else 0.0
-        return self.copies[copy.family][number] + before
+        free = 0.0 if number in self.idle else self.copies.get(copy.family, {}).get(number, inf)
+        return free + before
 
     def _wanted(self, card: str, spare: Mapping[str, bool]) -> bool:
         """Whether jobs wait for what is on the card, or is being loaded there."""
@@ -151,15 +198,19 @@ class Rig:
 
     def _units(self, family: Family, spare: Mapping[str, bool]) -> Iterable[Unit]:
         for card, number in self.on.items():
-            if number is None and card not in self.closed and card not in self.kept:
+            if number is None and card not in self.closed and card not in self.kept and self._open(card, family):
                 yield Unit((False, family.load_seconds * self.slowness[card], -inf, self.place[card]), (card,), None)
         for number in sorted(self.idle):
             copy = self.residents[number]
             if copy.pinned or not self.closed.isdisjoint(copy.cards) or not self.kept.keys().isdisjoint(copy.cards):
                 continue
             if spare.get(copy.family, True):
-                seconds = self.load_seconds(family, copy.cards) + LATER * family.load_seconds
-                yield Unit((copy.family in spare, seconds, copy.last_used, number), copy.cards, number)
+                cards = tuple(card for card in copy.cards if self._open(card, family))
+                seconds = self.load_seconds(family, cards) + LATER * family.load_seconds
+                yield Unit((copy.family in spare, seconds, copy.last_used, number), cards, number)
+
+    def _open(self, card: str, family: Family) -> bool:
+        return card not in self.full and takes(family, card)
 
     def _best(self, family: Family, units: Iterable[Unit]) -> tuple[str, ...]:
         cards = sorted((card for unit in units for card in unit.cards), key=lambda c: (self.slowness[c], self.place[c]))
@@ -168,9 +219,21 @@ class Rig:
     def _set(self, family: str, number: int, seconds: float) -> None:
         self.copies.setdefault(family, {})[number] = seconds
 
-    def _drop(self, number: int) -> None:
+    def drop(self, number: int) -> None:
+        """The idle copy is unloaded."""
         copy = self.residents[number]
         self.idle.discard(number)
-        del self.copies[copy.family][number]
+        self.copies[copy.family].pop(number, None)
+        self.ram_free_bytes += copy.ram_bytes
         for card in copy.cards:
             self.on[card] = None
+
+
+def takes(family: Family, card: str) -> bool:
+    """Whether a copy of ``family`` may be loaded on ``card``."""
+    return family.fits is None or card in family.fits
+
+
+def in_reach(family: Family, cards: set[str]) -> int:
+    """How many of ``cards`` may take a copy of ``family``."""
+    return len(cards) if family.fits is None else len(cards & family.fits)

@@ -6,11 +6,13 @@ import msgspec
 
 
 class RigCard(msgspec.Struct, frozen=True, kw_only=True):
-    """One card. ``closed`` takes nothing new (drained, missing, reserved); ``slowness`` multiplies load times (a card
-    behind an x1 riser beside one at x4: 4)."""
+    """One card. ``closed`` takes nothing new (drained, missing, reserved), ``full`` no other copy than the one that is
+    there (other processes use it too); ``slowness`` multiplies load times (a card behind an x1 riser beside one at x4:
+    4)."""
 
     id: str
     closed: bool = False
+    full: bool = False
     slowness: float = 1.0
 
 
@@ -18,7 +20,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs that can run on the same copy: a model, with what loading it costs at ``slowness`` 1.
 
     ``mean_seconds`` is the mean run of the ``seen`` jobs that ended; None: none has. ``kept`` False: jobs without a
-    model, each of which takes its cards alone, loads nothing and leaves nothing behind.
+    model, each of which takes its cards alone, loads nothing and leaves nothing behind. ``fits`` are the cards that may
+    take a copy; None: all. ``ram_bytes`` is host memory that a copy takes.
     """
 
     name: str
@@ -27,13 +30,16 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     mean_seconds: float | None = None
     seen: int = 0
     kept: bool = True
+    fits: frozenset[str] | None = None
+    ram_bytes: int = 0
 
 
 class Resident(msgspec.Struct, frozen=True, kw_only=True):
     """One copy of a family on its cards.
 
     ``busy_since`` None: idle. Else the time from which its job runs; in the future where it is still loading.
-    ``loading`` tells that no job runs on it yet. ``pinned`` is never unloaded.
+    ``loading`` tells that no job runs on it yet. ``pinned`` is never unloaded. ``ram_bytes`` of host memory come back
+    when it is.
     """
 
     id: int
@@ -43,6 +49,7 @@ class Resident(msgspec.Struct, frozen=True, kw_only=True):
     busy_since: float | None = None
     loading: bool = False
     pinned: bool = False
+    ram_bytes: int = 0
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -63,13 +70,14 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a decision depends on."""
+    """Everything a decision depends on. ``ram_free_bytes`` of host memory are free for copies; None: enough."""
 
     now: float
     cards: tuple[RigCard, ...]
     residents: tuple[Resident, ...]
     families: tuple[Family, ...]
     lines: tuple[Line, ...]
+    ram_free_bytes: int | None = None
 
 
 class Begin(msgspec.Struct, frozen=True):

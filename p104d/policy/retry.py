@@ -10,6 +10,7 @@ ended in any way       card lost             failed, or queued again while retri
 ended in any way       over VRAM             failed, or queued again while retries last  yes
 ended in any way       never on its card     failed, or queued again while retries last  yes
 ended in any way       card too hot          queued again at once                       no
+ended in any way       server ended, silent  queued again, ``MOST_SERVERS`` times       no; then as any failure
 exit code 0            no                    succeeded                                  no
 exit code, signal      no                    failed, or queued again while retries last  yes
 could not be started   no                    failed, or queued again while retries last  yes
@@ -41,6 +42,8 @@ FIRST_BACKOFF_SECONDS = 1.0
 MOST_BACKOFF_SECONDS = 600.0
 #: An emergency backstop against a job that kills its host whenever it runs; waits between reach ten minutes by then.
 MOST_LOSSES = 20
+#: So many servers may die or fall silent under a job before that counts as the job's own failure.
+MOST_SERVERS = 3
 
 
 class How(StrEnum):
@@ -62,6 +65,8 @@ class Stop(StrEnum):
     OVER_VRAM = "over VRAM"
     NEVER_ON_CARD = "never used its card"
     TOO_HOT = "card too hot"
+    SERVER_ENDED = "its model server ended"
+    SERVER_SILENT = "its model server stopped answering"
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,8 +108,11 @@ def backoff_seconds(job_id: int, failures: int) -> float:
     return full * (1.0 - int.from_bytes(digest) / 2**32 / 4)
 
 
-def after_end(ending: Ending, *, job_id: int, retries: int, failures: int, idempotent: bool, losses: int = 0) -> After:
-    """What becomes of a job whose attempt ended so. ``failures`` and ``losses`` count earlier attempts, not this one.
+def after_end(
+    ending: Ending, *, job_id: int, retries: int, failures: int, idempotent: bool, losses: int = 0, servers: int = 0
+) -> After:
+    """What becomes of a job whose attempt ended so. ``failures``, ``losses`` and ``servers`` (that died or fell silent
+    under it) count earlier attempts, not this one.
 
     The table is this module's docstring.
     """
@@ -120,6 +128,8 @@ def after_end(ending: Ending, *, job_id: int, retries: int, failures: int, idemp
     reason = _reason(ending)
     if ending.stop is Stop.TOO_HOT:
         return _end(Move.REQUEUE, Outcome.FAILED, reason)
+    if ending.stop in (Stop.SERVER_ENDED, Stop.SERVER_SILENT) and servers < MOST_SERVERS:
+        return _end(Move.REQUEUE, Outcome.FAILED, reason, wait=backoff_seconds(job_id, servers + 1))
     if ending.stop is None and ending.exit_code == 0:
         return _end(Move.SUCCEED, Outcome.SUCCEEDED, reason)
     if failures >= retries:

@@ -25,6 +25,7 @@ from p104d.core.job import Requirement
 from p104d.core.plan import Plan, Reservation, Start
 from p104d.core.snapshot import Hold, Snapshot, WaitingJob
 from p104d.policy.fit import Seat, host_refusal, obstacle
+from p104d.policy.models import Models
 from p104d.policy.rank import KILL_GRACE_SECONDS, Prospect, When, prospect, rank
 
 
@@ -45,8 +46,9 @@ def plan(snapshot: Snapshot) -> Plan:
     if snapshot.paused:
         return Plan()
     turn = Round(snapshot)
-    starts = tuple(start for job in in_order(snapshot.waiting) if (start := turn.consider(job)) is not None)
-    return Plan(starts=starts, reservation=turn.keeps[0].reservation if turn.keeps else None)
+    for job in in_order(snapshot.waiting):
+        turn.serve(job)
+    return turn.finish()
 
 
 def in_order(waiting: Iterable[WaitingJob]) -> list[WaitingJob]:
@@ -70,35 +72,82 @@ class Round:
         self.seats = [Seat(card) for card in sorted(snapshot.cards, key=lambda card: (card.index, card.uuid))]
         self.ram_free_bytes = snapshot.host.ram_free_bytes
         self.slots_free = snapshot.host.cpu_slots_free
+        self.starts: list[Start] = []
+        self.models = Models(snapshot, self.seats, self.starts) if snapshot.families or snapshot.residents else None
         self.keeps: list[Keep] = []
         self._card_keep: Reservation | None = None
         self._kept_cards: frozenset[str] = frozenset()
         self._refused: dict[Requirement, float] = {}
 
-    def consider(self, job: WaitingJob) -> Start | None:
-        """Start ``job`` if it fits; else keep for it what it needs, if it is the first of its kind that waits."""
-        limit = inf if job.time_limit_seconds is None else job.time_limit_seconds
+    def serve(self, job: WaitingJob) -> None:
+        """The turn of ``job``. Those that run on models are decided for together, as late as the order allows."""
+        if job.family is not None:
+            if self.models is not None:
+                self.models.queues.add(job)
+            return
+        self.settle(job)
+        self.consider(job)
+
+    def settle(self, behind: WaitingJob | None = None) -> None:
+        """Decide for the model jobs that had their turn, before ``behind`` has his; None: they were all."""
+        models = self.models
+        if models is None or not models.queues.waiting_families():
+            return
+        if behind is not None and (
+            self._is_refused(behind) or not (behind.requirement.cards or behind.requirement.ram_bytes)
+        ):
+            return
+        kept = sum(keep.ram_bytes for keep in self.keeps)
+        self.ram_free_bytes = kept + models.decide(self.ram_free_bytes - kept, behind)
+        wanted, models.wants_ram_bytes = models.wants_ram_bytes, 0
+        if self._memory_will_do(wanted):
+            models.wants_ram_bytes = wanted
+
+    def finish(self) -> Plan:
+        """The plan, once all had their turn."""
+        self.settle()
+        models, kept = self.models, self.keeps[0].reservation if self.keeps else None
+        if models is None:
+            return Plan(starts=tuple(self.starts), reservation=kept)
+        return Plan(starts=tuple(self.starts), loads=tuple(models.loads), reservation=kept, kept=tuple(models.kept))
+
+    def _is_refused(self, job: WaitingJob) -> bool:
         refused = self._refused.get(job.requirement)
-        if refused is not None and limit >= refused:
+        return refused is not None and (job.time_limit_seconds is None or job.time_limit_seconds >= refused)
+
+    def consider(self, job: WaitingJob) -> Start | None:
+        """Start the command ``job`` if it fits; else keep for it what it needs, if it is the first of its kind that
+        waits."""
+        if self._is_refused(job):
             return None
         seats = None if self.host_refusal(job.requirement) else self._choose(job)
         if seats is None:
-            self._refused[job.requirement] = limit
+            self._refused[job.requirement] = inf if job.time_limit_seconds is None else job.time_limit_seconds
             self._keep_for(job)
             return None
-        return self._start(job, seats)
+        self.starts.append(start := self._start(job, seats))
+        return start
 
     def host_refusal(self, req: Requirement) -> str | None:
         """Why the host has no place for ``req``, with what is kept for those before it taken off."""
         return host_refusal(
             req,
-            ram_free_bytes=self.ram_free_bytes - sum(keep.ram_bytes for keep in self.keeps),
+            ram_free_bytes=self.ram_bytes() - sum(keep.ram_bytes for keep in self.keeps),
             slots_free=self.slots_free - sum(keep.slots for keep in self.keeps),
             slots_total=self.host.cpu_slots_total,
         )
 
+    def ram_bytes(self) -> int:
+        """Host memory that is free, or comes back with idle copies of models, less what a model before waits for."""
+        models = self.models
+        if models is None:
+            return self.ram_free_bytes
+        return self.ram_free_bytes + models.reclaimable_ram_bytes() - models.wants_ram_bytes
+
     def kept_from(self, seat: Seat, job: WaitingJob) -> int | None:
         """The job for which this card is kept from ``job``; None: it is not, or ``job`` surely ends before."""
+        if self.models is not None and seat.view.uuid in self.models.kept_for:
+            return self.models.kept_for[seat.view.uuid]
         keep = self._card_keep
         if keep is None or seat.view.uuid not in self._kept_cards or self._ends_before(job, keep.starts_by):
             return None
@@ -115,13 +164,19 @@ class Round:
         free = [seat for seat in self.seats if obstacle(seat, req) is None]
         if kept and self._card_keep is not None and not self._ends_before(job, self._card_keep.starts_by):
             free = [seat for seat in free if seat.view.uuid not in kept]
+        if self.models is not None:
+            free = [seat for seat in free if self.models.gives(seat)]
         if len(free) < req.cards:
             return None
-        best = nsmallest(req.cards, free, key=lambda seat: (seat.view.uuid in kept, rank(seat, req)))
+        best = nsmallest(req.cards, free, key=lambda seat: (seat.view.uuid in kept, self._cost(seat), rank(seat, req)))
         return sorted(best, key=lambda seat: (seat.view.index, seat.view.uuid))
+
+    def _cost(self, seat: Seat) -> tuple[bool | float, ...]:
+        return () if self.models is None or seat.model is None else self.models.cost(seat.model)
 
     def _start(self, job: WaitingJob, seats: list[Seat]) -> Start:
         req = job.requirement
+        evicts = self._evict(req, seats) if self.models is not None else ()
         whole = req.cards > 0 and req.vram_bytes is None
         ends_by = None if job.time_limit_seconds is None else self.now + job.time_limit_seconds
         reserved = tuple(seat.view.capacity_bytes if whole else req.vram_bytes or 0 for seat in seats)
@@ -131,8 +186,20 @@ class Round:
         if req.cards == 0:
             self.slots_free -= 1
         return Start(
-            job_id=job.id, cards=tuple(seat.view.uuid for seat in seats), reserved_bytes=reserved, exclusive=whole
+            job_id=job.id,
+            cards=tuple(seat.view.uuid for seat in seats),
+            reserved_bytes=reserved,
+            exclusive=whole,
+            evicts=evicts,
         )
+
+    def _evict(self, req: Requirement, seats: list[Seat]) -> tuple[int, ...]:
+        """Unload the copies on ``seats``, and as many others as host memory asks for."""
+        assert self.models is not None
+        spare = self.ram_free_bytes - sum(keep.ram_bytes for keep in self.keeps) - self.models.wants_ram_bytes
+        evicts = self.models.take(seats, req.ram_bytes - spare if req.ram_bytes else 0)
+        self.ram_free_bytes += self.models.ram_bytes_of(evicts)
+        return evicts
 
     def _keep_for(self, job: WaitingJob) -> None:
         """Keep what ``job`` needs, if nobody of its kind is served so already and ends of our jobs will make it fit."""
@@ -159,22 +226,33 @@ class Round:
         )
         if with_cards:
             self._card_keep, self._kept_cards = reservation, frozenset(reservation.cards)
+            if self.models is not None:
+                self.models.shut(reservation)
 
     def _host_will_do(self, req: Requirement) -> bool:
         """Whether the host will have what ``req`` asks once our jobs have ended; with none running it never will."""
         if req.cards == 0 and self.host.cpu_slots_total < 1:
             return False
-        if req.ram_bytes <= self.ram_free_bytes or not req.ram_bytes:
+        return self._memory_will_do(req.ram_bytes)
+
+    def _memory_will_do(self, ram_bytes: int) -> bool:
+        if ram_bytes <= self.ram_bytes() or not ram_bytes:
             return True
-        anything_runs = self.slots_free < self.host.cpu_slots_total or any(seat.holds for seat in self.seats)
-        return anything_runs and req.ram_bytes <= self.host.ram_total_bytes
+        pinned = 0 if self.models is None else self.models.pinned_ram_bytes()
+        anything_runs = self.slots_free < self.host.cpu_slots_total or any(
+            seat.holds or seat.model is not None for seat in self.seats
+        )
+        return anything_runs and ram_bytes <= self.host.ram_total_bytes - pinned
 
     def _prospects(self, req: Requirement) -> list[Prospect]:
         """The cards that take ``req`` now or once our jobs on them have ended, and when."""
         if req.cards == 0:
             return []
         return [
-            prospect(seat, req, self.now, free=obstacle(seat, req) is None)
+            prospect(seat, req, self.now, free=obstacle(seat, req) is None, behind=self._kept_for_models(seat))
             for seat in self.seats
             if obstacle(seat.emptied(), req) is None
         ]
+
+    def _kept_for_models(self, seat: Seat) -> bool:
+        return self.models is not None and not self.models.gives(seat)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
 from enum import StrEnum
 from typing import NamedTuple
@@ -15,7 +16,8 @@ from p104d.processes.record import VERSION
 
 
 class Key(NamedTuple):
-    """Which attempt. ``kind`` is ``job``, or ``notify`` for commands that tell people of an ending."""
+    """Which attempt. ``kind`` is ``job``, ``notify`` for a command that tells people of an ending, ``server`` for a
+    copy of a model."""
 
     kind: str
     id: int
@@ -119,6 +121,13 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 def folder_of(root: str, key: Key) -> str:
     """``ROOT/ID // 1000/ID-NUMBER``: from integers alone, about a thousand to a folder."""
     return f"{root}/{key.id // 1000}/{key.id}-{key.number}"
+
+
+def keys_in(root: str, kind: str) -> list[Key]:
+    """The attempts that have a folder below ``root``; none where that cannot be read."""
+    names = [os.path.basename(path) for path in glob.iglob(f"{glob.escape(root)}/*/*-*")]
+    parts = [name.partition("-") for name in names]
+    return [Key(kind, int(first), int(last)) for first, _, last in parts if first.isdigit() and last.isdigit()]
 
 
 def read_launch(folder: str) -> LaunchSpec | None:

@@ -109,6 +109,10 @@ class Supervisor:
         """The attempt's folder, there or not."""
         return self._folders.get(key) or attempt.folder_of(self._roots[key.kind], key)
 
+    def keys(self, kind: str) -> list[Key]:
+        """Every attempt of ``kind`` that has a folder. Reads the disk."""
+        return attempt.keys_in(self._roots[kind], kind)
+
     def launch(self, spec: LaunchSpec) -> None:
         """Start an attempt; what comes of it, a failure to start included, is told by events. Never raises OSError.
 

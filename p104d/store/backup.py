@@ -37,6 +37,8 @@ def problem(path: Path, *, thorough: bool = False) -> str | None:
         return None
     try:
         connection = sqlite3.connect(path, timeout=5.0)
+        # Noise in a table's name comes back in the words of what is wrong with it.
+        connection.text_factory = lambda raw: raw.decode(errors="backslashreplace")
         try:
             found = [str(row[0]) for row in connection.execute(_THOROUGH if thorough else _QUICK)]
         finally:

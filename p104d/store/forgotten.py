@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from p104d.core.job import JobSpec, Outcome
+from p104d.core.matrix import requirement_of
 from p104d.core.units import iso
 from p104d.store import sql
 from p104d.store.submit import NewDocument, insert_document, requirement_id
@@ -104,7 +105,7 @@ def _insert_job(conn: Connection, job_id: int, origin: Origin, env: Mapping[str,
             origin.user,
             msgspec.json.encode(origin.matrix).decode() if origin.matrix else None,
             spec.priority,
-            requirement_id(conn, spec.requirement()),
+            requirement_id(conn, requirement_of(spec, origin.matrix, origin.uid)),
             origin.submitted_at,
         ),
     )

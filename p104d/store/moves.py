@@ -94,8 +94,9 @@ def place(conn: Connection, start: Start, *, now: float, boot_id: str, ends_by: 
     number = int(row.attempts)
     sql.run(
         conn,
-        "INSERT INTO attempts (job_id, number, boot_id, placed_at, ends_by, ram_bytes, cards) VALUES (?,?,?,?,?,?,?)",
-        (start.job_id, number, boot_id, now, ends_by, ram, len(start.cards)),
+        "INSERT INTO attempts (job_id, number, boot_id, placed_at, ends_by, ram_bytes, cards, instance_id) "
+        "VALUES (?,?,?,?,?,?,?,?)",
+        (start.job_id, number, boot_id, now, ends_by, ram, len(start.cards), start.resident),
     )
     for position, (uuid, reserved) in enumerate(zip(start.cards, start.reserved_bytes, strict=True)):
         sql.run(

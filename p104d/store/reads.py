@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import msgspec
@@ -32,6 +33,7 @@ class OpenAttempt(msgspec.Struct, kw_only=True):
     ends_by: float | None
     ram_bytes: int
     cards: int
+    instance_id: int | None
     holds: list[tuple[str, int, bool]]
 
 
@@ -68,13 +70,17 @@ _REQUIREMENTS_READY = f"""
     SELECT r.id, q.requirement FROM r JOIN requirements q ON q.id = r.id LIMIT ?
 """  # noqa: S608 - constants
 _READY_OF = """
-    SELECT j.id, j.priority, d.time_limit_seconds
+    SELECT j.id, j.priority, d.time_limit_seconds, j.submitted_at
     FROM jobs j INDEXED BY jobs_ready JOIN documents d ON d.id = j.document_id
     WHERE j.requirement_id = ? AND j.state = 'queued' AND j.blocked = 0 AND j.eligible_at IS NULL
     ORDER BY j.priority DESC, j.id LIMIT ?
 """
+_READY_COUNT = f"""
+    SELECT count(*) FROM (
+        SELECT 1 FROM jobs INDEXED BY jobs_ready WHERE requirement_id = ? AND {_READY} LIMIT ?)
+"""  # noqa: S608 - constants
 _FIRST = """
-    SELECT j.id, j.priority, q.requirement, d.time_limit_seconds
+    SELECT j.id, j.priority, q.requirement, d.time_limit_seconds, j.submitted_at
     FROM jobs j INDEXED BY jobs_order JOIN requirements q ON q.id = j.requirement_id
         JOIN documents d ON d.id = j.document_id
     WHERE j.state = 'queued' AND j.blocked = 0 AND j.eligible_at IS NULL
@@ -96,13 +102,21 @@ def ready_requirements(conn: Connection, after: int = 0) -> list[tuple[int, Requ
 def ready_jobs(conn: Connection, requirement_id: int, requirement: Requirement, limit: int) -> list[WaitingJob]:
     """The first ``limit`` jobs of a requirement, in the order in which they start."""
     rows = sql.rows(conn, _READY_OF, (requirement_id, limit))
-    return [WaitingJob(id=row[0], priority=row[1], requirement=requirement, time_limit_seconds=row[2]) for row in rows]
+    return [
+        WaitingJob(id=row[0], priority=row[1], requirement=requirement, time_limit_seconds=row[2], arrival=row[3])
+        for row in rows
+    ]
+
+
+def ready_count(conn: Connection, requirement_id: int, most: int) -> int:
+    """How many jobs of a requirement could start now, counted up to ``most``."""
+    return int(sql.value(conn, _READY_COUNT, (requirement_id, most)))
 
 
 def first_jobs(conn: Connection, limit: int) -> list[WaitingJob]:
     """The first ``limit`` jobs that could start, whatever they ask for, in the order in which they are served."""
     return [
-        WaitingJob(id=r[0], priority=r[1], requirement=_decode_requirement(r[2]), time_limit_seconds=r[3])
+        WaitingJob(id=r[0], priority=r[1], requirement=_decode_requirement(r[2]), time_limit_seconds=r[3], arrival=r[4])
         for r in sql.rows(conn, _FIRST, (limit,))
     ]
 
@@ -129,7 +143,7 @@ def waiting_of_user(conn: Connection, uid: int) -> int:
 
 _OPEN = """
     SELECT a.job_id, a.number, j.state, j.name, j.uid, a.boot_id, a.stop_reason, a.pid, a.placed_at, a.started_at,
-           a.ends_by, a.ram_bytes, a.cards
+           a.ends_by, a.ram_bytes, a.cards, a.instance_id
     FROM attempts a INDEXED BY attempts_open CROSS JOIN jobs j ON j.id = a.job_id
     WHERE a.outcome IS NULL ORDER BY a.job_id
 """
@@ -214,6 +228,13 @@ def revokes(conn: Connection, job_id: int) -> int:
 def _attempts_ended(conn: Connection, job_id: int, outcome: str) -> int:
     statement = "SELECT count(*) FROM attempts WHERE job_id = ? AND outcome = ?"
     return int(sql.value(conn, statement, (job_id, outcome)))
+
+
+def servers_lost(conn: Connection, job_id: int, reasons: Sequence[str]) -> int:
+    """How many attempts of a job ended for one of these reasons."""
+    marks = ",".join("?" * len(reasons))
+    statement = f"SELECT count(*) FROM attempts WHERE job_id = ? AND reason IN ({marks})"  # noqa: S608 - marks
+    return int(sql.value(conn, statement, (job_id, *reasons)))
 
 
 def stop_reason(conn: Connection, job_id: int, number: int) -> str | None:

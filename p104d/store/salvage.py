@@ -24,6 +24,10 @@ TABLES = (
     "memory_tests",
     "schedules",
     "notifications",
+    "families",
+    "instances",
+    "instance_cards",
+    "pins",
 )
 _ROWS = 256
 _LAST_ROWID = 2**63 - 1

@@ -7,6 +7,7 @@ from sqlalchemy.engine import Connection
 
 from p104d.core.errors import RefusedError
 from p104d.core.job import ENDED, JobSpec, JobState, Requirement
+from p104d.core.matrix import requirement_keys, requirement_of
 from p104d.store import sql
 from p104d.store import tables as t
 
@@ -72,8 +73,8 @@ def insert_document(conn: Connection, new: NewDocument) -> int:
             "INSERT INTO documents (name, spec, env, umask, time_limit_seconds) VALUES (?, ?, ?, ?, ?) RETURNING id",
             (
                 spec.name,
-                msgspec.json.encode(stored).decode(),
-                msgspec.json.encode(StoredEnv(spec.env, new.kept, new.limits)).decode(),
+                _json(stored),
+                _json(StoredEnv(spec.env, new.kept, new.limits)),
                 new.umask,
                 spec.time_limit_seconds,
             ),
@@ -87,6 +88,7 @@ def insert_jobs(
     """Store one queued job per combination; returns (id, name) pairs."""
     spec = new.spec
     first = next_job_id(conn)
+    needed = _requirement_ids(conn, spec, new.combinations, who.uid)
     values = {
         "first": first,
         "document_id": document_id,
@@ -95,13 +97,16 @@ def insert_jobs(
         "uid": who.uid,
         "user": who.user,
         "priority": spec.priority,
-        "requirement_id": requirement_id(conn, spec.requirement()),
+        "requirement_id": needed if isinstance(needed, int) else None,
         "blocked": int(_blocked_at_first(conn, document_id, spec)),
         "eligible_at": spec.not_before if spec.not_before is not None and spec.not_before > now else None,
         "now": now,
-        "combinations": msgspec.json.encode(new.combinations).decode(),
     }
-    count = sql.run(conn, _INSERT_JOBS, values)
+    if isinstance(needed, int):
+        count = sql.run(conn, _INSERT_JOBS, values | {"combinations": _json(new.combinations)})
+    else:
+        pairs = [*zip(needed, new.combinations, strict=True)]
+        count = sql.run(conn, _INSERT_DIFFERING_JOBS, values | {"combinations": _json(pairs)})
     return [(first + n, spec.name) for n in range(count)]
 
 
@@ -113,6 +118,29 @@ _INSERT_JOBS = """
            :requirement_id, :blocked, :eligible_at, 0, 0, :now
     FROM json_each(:combinations) c ORDER BY c.key
 """
+#: The same for jobs that do not all need the same: an array of [requirement, combination].
+_INSERT_DIFFERING_JOBS = _INSERT_JOBS.replace("nullif(c.value, '{}')", "json_extract(c.value, '$[1]')").replace(
+    ":requirement_id", "json_extract(c.value, '$[0]')"
+)
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _requirement_ids(conn: Connection, spec: JobSpec, combinations: list[dict[str, str]], uid: int) -> int | list[int]:
+    """The requirement of all jobs of a document, or of each where the matrix makes them differ."""
+    keys = requirement_keys(spec)
+    if not keys:
+        return requirement_id(conn, requirement_of(spec, {}, uid))
+    found: dict[tuple[str, ...], int] = {}
+    needed = []
+    for combination in combinations:
+        values = tuple(combination[key] for key in keys)
+        if values not in found:
+            found[values] = requirement_id(conn, requirement_of(spec, combination, uid))
+        needed.append(found[values])
+    return needed
 
 
 def _blocked_at_first(conn: Connection, document_id: int, spec: JobSpec) -> bool:
@@ -128,7 +156,7 @@ def next_job_id(conn: Connection) -> int:
 
 def requirement_id(conn: Connection, requirement: Requirement) -> int:
     """The row of ``requirement``, made where it is new."""
-    text = msgspec.json.encode(requirement).decode()
+    text = _json(requirement)
     found = sql.value(conn, "SELECT id FROM requirements WHERE requirement = ?", (text,))
     if found is None:
         found = sql.value(conn, "INSERT INTO requirements (requirement) VALUES (?) RETURNING id", (text,))

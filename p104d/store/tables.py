@@ -5,22 +5,14 @@ Times are Unix seconds, sizes bytes, flags 0 or 1.
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 
-metadata = sa.MetaData()
+from p104d.store.columns import column as _column
+from p104d.store.columns import metadata
+from p104d.store.columns import table as _table
+from p104d.store.model_tables import families, instance_cards, instances, pins
 
-
-def _table(name: str, *items: sa.schema.SchemaItem, autoincrement: bool = False) -> sa.Table:
-    return sa.Table(name, metadata, *items, sqlite_strict=True, sqlite_autoincrement=autoincrement)
-
-
-def _column(
-    name: str, kind: type[sa.types.TypeEngine[Any]], *items: sa.schema.SchemaItem, null: bool = False
-) -> sa.Column[Any]:
-    return sa.Column(name, kind, *items, nullable=null)
-
+__all__ = ["families", "instance_cards", "instances", "metadata", "pins"]
 
 settings = _table("settings", sa.Column("key", sa.TEXT, primary_key=True), _column("value", sa.TEXT))
 
@@ -126,6 +118,7 @@ attempts = _table(
     _column("cpu_seconds", sa.REAL, null=True),
     _column("max_rss_bytes", sa.INTEGER, null=True),
     _column("log_bytes", sa.INTEGER, null=True),
+    _column("instance_id", sa.INTEGER, null=True),
 )
 sa.Index("attempts_open", attempts.c.job_id, sqlite_where=attempts.c.outcome.is_(None))
 #: What ended in a while, for reports.

@@ -9,15 +9,17 @@ import msgspec
 
 from p104d.core.card import CardIdentity, DueTest, Proof
 from p104d.core.job import JobSpec, Requirement
+from p104d.core.matrix import requirement_of
 from p104d.store.submit import StoredEnv
 
-_AUTOINCREMENT = ("documents", "jobs", "results", "memory_tests")
+_AUTOINCREMENT = ("documents", "jobs", "results", "memory_tests", "instances")
 #: What is nothing without the other; a job or an attempt that still has its folder comes back from there.
 _ORPHANS = (
     "DELETE FROM jobs WHERE document_id NOT IN (SELECT id FROM documents)",
     "DELETE FROM needs WHERE document_id NOT IN (SELECT id FROM documents)",
     "DELETE FROM schedules WHERE document_id NOT IN (SELECT id FROM documents)",
     "DELETE FROM attempts WHERE job_id NOT IN (SELECT id FROM jobs)",
+    "DELETE FROM instance_cards WHERE instance_id NOT IN (SELECT id FROM instances)",
     "DELETE FROM attempt_cards WHERE NOT EXISTS (SELECT 1 FROM attempts a WHERE a.job_id = attempt_cards.job_id "
     "AND a.number = attempt_cards.number)",
     "DELETE FROM measurements WHERE NOT EXISTS (SELECT 1 FROM attempts a WHERE a.job_id = measurements.job_id "
@@ -111,18 +113,22 @@ def _leave_out(connection: sqlite3.Connection, table: str, column: str, decode: 
 
 
 def _requirements_again(connection: sqlite3.Connection) -> None:
-    """A job's requirement is part of its document: what is missing is derived again."""
+    """A job's requirement follows from its document, its user and, on an engine, its combination: what is missing is
+    derived again."""
     rows = connection.execute(
-        "SELECT DISTINCT d.id, d.spec FROM jobs j JOIN documents d ON d.id = j.document_id "
+        "SELECT DISTINCT d.id, d.spec, j.uid, iif(json_extract(d.spec, '$.engine') IS NULL, NULL, j.matrix) "
+        "FROM jobs j JOIN documents d ON d.id = j.document_id "
         "WHERE j.requirement_id NOT IN (SELECT id FROM requirements)"
     ).fetchall()
-    for document_id, spec in rows:
-        text = msgspec.json.encode(msgspec.json.decode(spec, type=JobSpec).requirement()).decode()
-        connection.execute("INSERT OR IGNORE INTO requirements (requirement) VALUES (?)", (text,))
+    for document_id, text, uid, matrix in rows:
+        spec = msgspec.json.decode(text, type=JobSpec)
+        combination = msgspec.json.decode(matrix, type=dict[str, str]) if matrix else {}
+        needed = msgspec.json.encode(requirement_of(spec, combination, uid)).decode()
+        connection.execute("INSERT OR IGNORE INTO requirements (requirement) VALUES (?)", (needed,))
         connection.execute(
             "UPDATE jobs SET requirement_id = (SELECT id FROM requirements WHERE requirement = ?) "
-            "WHERE document_id = ? AND requirement_id NOT IN (SELECT id FROM requirements)",
-            (text, document_id),
+            "WHERE document_id = ? AND (? OR matrix = ?) AND requirement_id NOT IN (SELECT id FROM requirements)",
+            (needed, document_id, matrix is None, matrix),
         )
 
 

@@ -24,12 +24,13 @@ SHAPES, MUTATIONS, NOISE = amount((220, 120, 80), (60_000, 25_000, 15_000))
 MOST_GROWTH_BYTES = 96 * 2**20
 
 GETS = (
-    "status", "cards", "jobs", "schedules", "export", "doctor", "history", "series", "report", "power", "jobs/1/log",
+    "status", "cards", "jobs", "schedules", "export", "doctor", "history", "series", "report", "power", "models",
+    "plan", "jobs/1/log",
 )  # fmt: skip
 POSTS = (
     "submit", "pause", "resume", "cards/drain", "cards/power", "cards/verify", "jobs/show", "jobs/explain", "jobs/wait",
     "jobs/cancel", "jobs/hold", "jobs/release", "jobs/retry", "jobs/priority", "schedules/cancel", "schedules/hold",
-    "schedules/release",
+    "schedules/release", "models/pin", "models/unpin", "models/unload",
 )  # fmt: skip
 ODD = st.sampled_from(
     [None, True, False, 0, -1, 1, 2**31, 2**53, 2**63, 2**64, 10**400, 1.5, -0.0, 1e308, "", "0", "\0", "\ud800",
@@ -67,11 +68,12 @@ FIELDS = st.fixed_dictionaries(
         "umask": st.integers(0, 0o777) | JSON,
         "set": st.lists(st.sampled_from(["cards=0", "env.A=1", "=", "a.b.c=[", "matrix={a: [1]}"]), max_size=2) | JSON,
         "keep_env": st.just({"A": "1"}) | JSON,
+        "model": st.sampled_from(["#1", "/etc/passwd", "tiny", "#9"]) | JSON,
     },
 )
 FILTERS = [
-    "limit", "before", "since", "until", "state", "label", "name", "user", "card", "tail", "attempt", "what", "entity",
-    "metric", "step", "x",
+    "limit", "before", "since", "until", "state", "label", "name", "user", "card", "cards", "tail", "attempt", "what",
+    "entity", "metric", "step", "x",
 ]  # fmt: skip
 QUERIES = st.lists(
     st.tuples(

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torture import amount
 
-from p104d.api.spec import Context, Document, expand, parse_submission
+from p104d.api.spec import Context, Document, ParsedDocument, expand, expand_engine, parse_submission
 from p104d.core.errors import P104Error, RefusedError, UsageError
 
 pytestmark = pytest.mark.torture
@@ -55,12 +55,23 @@ command: |
   true
 schedule: "0 3 * * *"
 timezone: Europe/Berlin
+---
+name: answers
+engine: llama.cpp
+model: "${matrix.model}.gguf"
+context: 8192
+kv_cache: q8_0
+parallel: 4
+input: prompts.jsonl
+output: answers/${matrix.model}-${matrix.seed}.jsonl
+matrix: {seed: [1, 2], model: [a, /b/c, "b c"]}
 """
+ENGINE = FULL.split("---\n")[2]
 KEYS = [*dict.fromkeys(key for document in yaml.safe_load_all(FULL) for key in document), "on", "x", ""]
 ODD = st.sampled_from(
     [None, True, 0, -1, 2**63, 10**4000, 1.5, 1e308, float("inf"), "", "~", "\0", "\u202e", "\x1b[2J", "\ufeff",
      "1e999", "9" * 5000, "${matrix.", "${matrix.seed}", "${matrix.seed}" * 500, "7500MiB", "2h", "0 3 * * *",
-     "../../etc/passwd", "/proc/self/mem", "(a+)+$", "(?P<value>a*)*", "x" * 70_000]
+     "../../etc/passwd", "llama.cpp", "q8_0", "/proc/self/mem", "(a+)+$", "(?P<value>a*)*", "x" * 70_000]
 )  # fmt: skip
 VALUE = st.recursive(
     ODD | st.integers() | st.floats() | st.text(max_size=10),
@@ -92,6 +103,7 @@ def ends_well(text: str | bytes, **changes: object) -> None:
 
 def answered(text: str | bytes, **changes: object) -> None:
     """Checked jobs, or one line that says what is wrong and what to do; soon."""
+    parsed: list[ParsedDocument] = []
     began = time.thread_time()
     try:
         parsed = parse_submission([Document("job.yaml", text)], msgspec.structs.replace(CONTEXT, **changes))
@@ -109,6 +121,20 @@ def answered(text: str | bytes, **changes: object) -> None:
                 assert not {name for name in env if name.startswith(("P104_", "CUDA_VISIBLE"))}
     took = time.thread_time() - began
     assert took < MOST_SECONDS, (took, text[:2000])
+    for document in parsed:
+        _good_files(document)
+
+
+def _good_files(document: ParsedDocument) -> None:
+    """An engine's jobs have whole paths and an output each."""
+    if document.spec.engine is None:
+        return
+    engines = [expand_engine(document.spec, job) for job in document.jobs]
+    for engine in engines:
+        paths = (engine.model, engine.input, engine.output)
+        assert all(path.startswith("/") and path.isprintable() and len(path) <= 4096 for path in paths), paths
+        assert engine.output not in paths[:2]
+    assert len({engine.output for engine in engines}) == len(engines)
 
 
 def fuzz(count: int) -> settings:
@@ -119,19 +145,24 @@ def fuzz(count: int) -> settings:
 @fuzz(STRUCTURED)
 @given(
     documents=st.lists(st.dictionaries(st.sampled_from(KEYS), VALUE, max_size=6), min_size=1, max_size=3),
-    base=st.booleans(),
+    base=st.sampled_from(
+        [
+            {},
+            {"command": "x", "matrix": {"seed": [1, 2]}},
+            {key: value for key, value in yaml.safe_load(ENGINE).items() if key != "name"},
+        ]
+    ),
     options=st.lists(st.builds("{}={}".format, st.sampled_from(KEYS), st.text(max_size=8)), max_size=1),
 )
-def test_structured_noise(documents: list[dict[str, Any]], base: bool, options: list[str]) -> None:
-    start: dict[str, Any] = {"command": "x", "matrix": {"seed": [1, 2]}} if base else {}
-    text = yaml.safe_dump_all([start | document for document in documents], allow_unicode=True)
+def test_structured_noise(documents: list[dict[str, Any]], base: dict[str, Any], options: list[str]) -> None:
+    text = yaml.safe_dump_all([base | document for document in documents], allow_unicode=True)
     ends_well(text, set=tuple(options))
 
 
 @st.composite
 def patched(draw: st.DrawFn) -> str:
     """A file that was right, with pieces of YAML put in the wrong places."""
-    text = draw(st.sampled_from([FULL, FULL.split("---\n")[0], FULL.split("---\n")[1], "command: x\n"]))
+    text = draw(st.sampled_from([FULL, FULL.split("---\n")[0], FULL.split("---\n")[1], ENGINE, "command: x\n"]))
     for _ in range(draw(st.integers(1, 5))):
         start = draw(st.integers(0, len(text)))
         end = draw(st.integers(start, min(len(text), start + 12)))
@@ -151,6 +182,10 @@ def patched(draw: st.DrawFn) -> str:
 @example(text='command: x\nschedule: "0 3 * \\e* *"')
 @example(text="command: x\nmeasure: [{name: s, unit: p, pattern: '[[(?P<value>a)'}]")
 @example(text='command: "' + "\\x41" * 60_000 + '"')
+@example(
+    text="engine: llama.cpp\nmodel: m\ninput: i\noutput: '" + "a/" * 1500 + "${matrix.a}${matrix.b}'\n"
+    "matrix: {a: [" + ",".join(map(str, range(100))) + "], b: [" + ",".join(f"x//{n}/../{n}" for n in range(100)) + "]}"
+)
 @example(text="# " + "x" * 200_000 + "\n" + "---\n" * 9_000)
 def test_raw_noise(text: str | bytes) -> None:
     ends_well(text)

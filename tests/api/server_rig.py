@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from p104d.api import messages as m
 from p104d.api.access import Gate
+from p104d.api.forecast import Forecast
+from p104d.api.models import ModelVerb, Residents
 from p104d.api.server import Server
 from p104d.api.service import Caller, Exported, LogQuery
 from p104d.store.lists import JobFilter
@@ -121,6 +123,20 @@ class FakeService:
     async def doctor(self, caller: Caller) -> m.Checks:
         self._call("doctor", caller)
         return m.Checks([])
+
+    def models(self, caller: Caller) -> Residents:
+        self._call("models", caller)
+        return Residents(models=[], pins=[])
+
+    def models_verb(self, caller: Caller, verb: ModelVerb, model: str) -> Residents:
+        self._call("models_verb", caller, verb, model)
+        return Residents(models=[], pins=[])
+
+    async def plan(self, caller: Caller, cards: int | None, limit: int) -> Forecast:
+        self._call("plan", caller, cards, limit)
+        return Forecast(
+            at="", cards=0, hypothetical=False, done_at=None, makespan_seconds=None, loads=0, jobs=[], never=[]
+        )
 
 
 async def _no_log() -> AsyncIterator[bytes]:

@@ -14,6 +14,7 @@ import pytest
 from server_rig import Served
 
 from p104d.api import messages as m
+from p104d.api.queries import MAX_FORECAST_JOBS
 from p104d.api.server import MAX_BODY_BYTES, MAX_IDS
 from p104d.api.service import Caller, LogQuery
 from p104d.core import errors
@@ -31,8 +32,15 @@ ROUTES: list[tuple[str, str, Any, tuple[Any, ...]]] = [
     ("GET", "/v1/schedules", None, ("schedules",)),
     ("GET", "/v1/jobs", None, ("listed", JobFilter())),
     ("GET", "/v1/jobs?name=a%20b&limit=7&before=9", None, ("listed", JobFilter(name="a b", limit=7, before=9))),
+    ("GET", "/v1/jobs?order=next&limit=7", None, ("listed", JobFilter(next_first=True, limit=7))),
+    ("GET", "/v1/jobs?order=newest", None, ("listed", JobFilter())),
     ("GET", "/v1/jobs/12/log?follow=1&tail=0&attempt=2", None,
      ("log", LogQuery(job_id=12, follow=True, tail=0, attempt=2))),
+    ("GET", "/v1/models", None, ("models",)),
+    *[("POST", f"/v1/models/{verb}", {"model": "#3"}, ("models_verb", verb, "#3"))
+      for verb in ("pin", "unpin", "unload")],
+    ("GET", "/v1/plan", None, ("plan", None, MAX_FORECAST_JOBS)),
+    ("GET", "/v1/plan?cards=6&limit=9", None, ("plan", 6, 9)),
     ("POST", "/v1/submit", SUBMISSION, ("submit", REQUEST)),
     ("POST", "/v1/pause", None, ("pause", True)),
     ("POST", "/v1/resume", None, ("pause", False)),
@@ -112,7 +120,7 @@ def test_an_error_of_our_own_is_logged_and_not_shown(served: Served, caplog: pyt
     ("query", "field"),
     [
         ("limit=0", "limit"), ("limit=x", "limit"), ("limit=-1", "limit"), ("limit=100001", "limit"),
-        ("limit=1.0", "limit"),
+        ("limit=1.0", "limit"), ("order=oldest", "order"),
         ("limit=%D9%A3", "limit"), ("before=99999999999999999999", "before"), ("before=" + "9" * 5000, "before"),
         ("before=" + "0" * 20 + "9" * 20, "before"), ("state=broken", "state"),
         ("label=x", "label"), ("colour=red", "colour"),
@@ -128,6 +136,13 @@ def test_filters_that_cannot_be(served: Served, query: str, field: str | None) -
     assert (answer.status, answer.error["exit_code"]) == (400, 2)
     assert field in answer.error["message"] and len(answer.error["message"]) < 250
     assert served.service.calls == []
+
+
+@pytest.mark.parametrize("query", ["cards=0", "cards=65", "cards=x", "limit=0", "limit=1001", "card=1"])
+def test_forecasts_that_cannot_be(served: Served, query: str) -> None:
+    answer = served.ask("GET", f"/v1/plan?{query}")
+    assert (answer.status, answer.error["exit_code"]) == (400, 2)
+    assert query.partition("=")[0] in answer.error["message"] and served.service.calls == []
 
 
 @pytest.mark.parametrize(
@@ -158,6 +173,8 @@ def test_logs_of_no_number(served: Served, job: str) -> None:
         ("/v1/jobs/show", {"ids": [1] * (MAX_IDS + 1)}, 4), ("/v1/jobs/show", {"ids": [1], "more": 1}, 2),
         ("/v1/jobs/priority", {"ids": [1]}, 2), ("/v1/submit", {"documents": []}, 2),
         ("/v1/submit", {**SUBMISSION, "umask": "022"}, 2), ("/v1/submit", {**SUBMISSION, "extra": 1}, 2),
+        ("/v1/models/pin", {}, 2), ("/v1/models/pin", {"model": " "}, 2), ("/v1/models/unload", {"model": 3}, 2),
+        ("/v1/models/unpin", {"model": "x" * 5000}, 2), ("/v1/models/pin", {"model": "a\0"}, 2),
         ("/v1/cards/drain", {"cards": [1]}, 2), ("/v1/cards/drain", {"cards": [], "undo": 1}, 2),
     ],
 )  # fmt: skip

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from server_rig import Served, read_answer
 
 PATHS = ["status", "cards", "jobs", "submit", "pause", "jobs/show", "jobs/wait", "jobs/cancel", "jobs/priority",
-         "jobs/1/log", "cards/drain", "schedules", "schedules/hold", "doctor", ""]  # fmt: skip
+         "jobs/1/log", "models", "models/pin", "plan", "cards/drain", "schedules", "schedules/hold", "doctor",
+         ""]  # fmt: skip
 METHODS = st.sampled_from(["GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW"])
 LATIN = st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f")
 PATH = st.builds("/v1/{}{}".format, st.sampled_from(PATHS), st.one_of(st.just(""), st.text(LATIN, max_size=20)))
 QUERY = st.lists(
     st.tuples(
         st.sampled_from(
-            ["limit", "before", "since", "state", "label", "name", "card", "follow", "tail", "attempt", "x"]
+            ["limit", "before", "since", "state", "label", "name", "card", "cards", "follow", "tail", "attempt", "x"]
         ),
         st.one_of(st.integers().map(str), st.floats().map(str), st.text(LATIN, max_size=12), st.just("%00%ff")),
     ),

@@ -191,8 +191,6 @@ REFUSED = [
     ("command: x\ncards: 0\nvram: 1GiB", "job.yaml:3: vram: a job with cards: 0 takes no card"),
     ("command: x\ncards: 0\nonly: 0", "job.yaml:3: only: a job with cards: 0 takes no card"),
     ("command: x\ncards: 0\ngpu_required: true", "job.yaml:3: gpu_required: a job with cards: 0 takes no card"),
-    ("engine: llama.cpp\nmodel: a.gguf", "job.yaml:1: engine: llama.cpp jobs are not supported by this version"),
-    ("command: x\nparallel: 4", "job.yaml:2: parallel: llama.cpp jobs are not supported"),
     ("- command: x", "job.yaml:1: a job is a mapping of keys to values"),
     ("just text", "job.yaml:1: a job is a mapping of keys to values"),
     ("", "job.yaml:1: no job in this file"),

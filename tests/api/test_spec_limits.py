@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spec_help import CONTEXT, one, parse, refusal
 
-from p104d.api.spec import Document, expand, parse_submission
+from p104d.api.spec import Document, expand, expand_engine, parse_submission
 from p104d.api.yaml_nodes import MAX_DOCUMENT_BYTES, MAX_SUBMISSION_BYTES
 from p104d.core.errors import P104Error, RefusedError, UsageError
 
@@ -165,6 +165,12 @@ KEYS = st.sampled_from(
         "gpu_required",
         "notify",
         "engine",
+        "model",
+        "context",
+        "kv_cache",
+        "parallel",
+        "input",
+        "output",
         "on",
         "webhook",
         "pattern",
@@ -192,6 +198,9 @@ def _ends_in_one_line(text: str | bytes, **changes: object) -> None:
         for document in documents:
             for job in document.jobs[:3]:
                 expand(document.spec, job)
+                if document.spec.engine is not None:
+                    engine = expand_engine(document.spec, job)
+                    assert all(path.startswith("/") for path in (engine.model, engine.input, engine.output))
 
 
 @settings(max_examples=150, deadline=None)
@@ -200,6 +209,8 @@ def test_no_value_is_a_surprise(document: dict[str, object]) -> None:
     import yaml
 
     _ends_in_one_line(yaml.safe_dump({"command": "x", **document}, allow_unicode=True))
+    base = {"engine": "llama.cpp", "model": "m.gguf", "input": "i.jsonl", "output": "${matrix.a}", "matrix": {"a": [1]}}
+    _ends_in_one_line(yaml.safe_dump({**base, **document}, allow_unicode=True))
 
 
 @settings(max_examples=150, deadline=None)

@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 import yaml
 from spec_help import parse
-from test_spec import FULL, REFUSED
+from test_spec import FULL
+from test_spec import REFUSED as COMMANDS
+from test_spec_engine import ENGINE, MATRIX
+from test_spec_engine import FULL as FULL_ENGINE
+from test_spec_engine import REFUSED as ENGINES
 
 from p104d.api.spec import job_schema
 from p104d.api.spec_fields import READERS
 from p104d.core.errors import P104Error
 
+REFUSED = [*COMMANDS, *ENGINES]
 jsonschema = pytest.importorskip("jsonschema")
 
 #: Refused by the parser for what is no matter of form: words inside text, other documents, the rig, the host's zones,
@@ -26,7 +31,7 @@ BEYOND_A_SCHEMA = (
     "group named value", "regular expression", "inside a repetition", "own measurements", "there twice",
     "a key without",
     "is not a folder", "is not an http or https URL", "as a key", "is not taken", "no job in this file",
-    "an empty command",
+    "an empty command", "is the input", "is the model", "input: \"a\\nb\" is not a file",
 )  # fmt: skip
 
 
@@ -49,6 +54,10 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:bool", __import__("re").compile(
 
 ACCEPTED = [
     FULL,
+    ENGINE,
+    FULL_ENGINE,
+    MATRIX,
+    "{engine: llama.cpp, model: 7, input: a, output: b, context: 1, parallel: 256, kv_cache: iq4_nl}",
     "command: x",
     "command: [x, 1, 2.5]",
     "{command: x, only: 0, after: 3}",
@@ -85,7 +94,7 @@ def test_the_schema_is_what_decides_for_most(validator: Any) -> None:
             decided += not validator.is_valid(yaml.load(text, Loader))
         except yaml.YAMLError:
             continue
-    assert decided >= 55
+    assert decided >= 80
 
 
 def test_keys_are_the_parsers() -> None:

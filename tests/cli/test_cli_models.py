@@ -78,7 +78,7 @@ def test_json_is_as_its_schema(models, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "name a model: p104ctl models MODEL.gguf"),
+        (["a.gguf", "b.gguf"], 2, "one MODEL.gguf at a time"),
         (["none.gguf"], 2, "p104ctl: none.gguf: no such file or directory; name a GGUF file"),
         (["."], 2, ".: is a folder"),
         (["junk.gguf"], 4, "junk.gguf: is no GGUF file"),

@@ -172,6 +172,22 @@ def test_submit_sends_the_texts_and_prints_one_id_a_line(daemon, ctl, tmp_path, 
     assert json.loads(ctl("submit", "a.yaml", "--json").out) == SUBMITTED
 
 
+def test_submit_tells_warnings_beside_the_ids(daemon, ctl, tmp_path):
+    warned = SUBMITTED | {"warnings": ["job.yaml:3: context: more than \x1b[2J it was trained to", "another"]}
+    daemon.answers["POST", "/v1/submit"] = warned
+    (tmp_path / "a.yaml").write_text("command: x\n")
+    result = ctl("submit", str(tmp_path / "a.yaml"))
+    assert result.out == "4\n5\nschedule 1\n"
+    first, second = result.err.splitlines()
+    assert first.startswith("warning: job.yaml:3: context: more than") and "\x1b" not in first
+    assert second == "warning: another"
+    result = ctl("submit", str(tmp_path / "a.yaml"), "--json")
+    assert (json.loads(result.out), result.err) == (warned, "")
+    result = ctl("run", "--detach", "true")
+    assert (result.out, result.err.splitlines()[1]) == ("4\n", "warning: another")
+    assert ctl("run", "--detach", "--json", "true").err == ""
+
+
 def test_submit_reads_standard_input_beside_files(daemon, ctl, tmp_path, monkeypatch):
     daemon.answers["POST", "/v1/submit"] = SUBMITTED
     (tmp_path / "a.yaml").write_text("A")
@@ -230,6 +246,25 @@ def test_show_one_is_an_object_several_a_list(daemon, ctl):
     daemon.answers["POST", "/v1/jobs/show"] = {"jobs": [shown(3), job(4, spec=None, attempts=[])]}
     assert len(json.loads(ctl("show", "3", "4", "--json").out)["jobs"]) == 2
     assert "job 4" in ctl("show", "3", "4").out
+
+
+def test_show_names_the_model_and_the_files(daemon, ctl):
+    engine = {"engine": "llama.cpp", "model": "/m/a.gguf", "context": 4096, "kv_cache": "q8_0", "parallel": 4}
+    files = {"input": "/w/in.jsonl", "output": "/w/out.jsonl"}
+    told = job(3, spec={"name": "answers"} | engine | files | {"cwd": "/w", "idempotent": True}, attempts=[])
+    daemon.answers["POST", "/v1/jobs/show"] = {"jobs": [told]}
+    page = [" ".join(line.split()) for line in ctl("show", "3").out.splitlines()]
+    start = page.index("engine llama.cpp")
+    assert page[start : start + 7] == [
+        "engine llama.cpp",
+        "model /m/a.gguf",
+        "context 4096",
+        "kv cache q8_0",
+        "parallel 4",
+        "input /w/in.jsonl",
+        "output /w/out.jsonl",
+    ]
+    assert "command" not in ctl("show", "3").out
 
 
 def test_explain(daemon, ctl):

@@ -70,7 +70,14 @@ CASES: dict[str, tuple[str | bytes, int, tuple[str, ...]]] = {
         (":2:", "webhook"),
     ),
     "a bad notify state": ("command: 'true'\nnotify: {on: [done], command: x}\n", 4, (":2:", "on", "done")),
-    "an engine": ("engine: llama.cpp\nmodel: x.gguf\n", 4, (":1:", "engine", "command")),
+    "an engine and a command": ("command: x\nengine: llama.cpp\n", 4, (":2:", "engine", "command")),
+    "an engine without its files": ("engine: llama.cpp\nmodel: x.gguf\n", 4, (":1:", "input", "prompts.jsonl")),
+    "another engine": ("engine: vllm\nmodel: x.gguf\n", 4, (":1:", "vllm", "llama.cpp")),
+    "a matrix that writes one file": (
+        "engine: llama.cpp\nmodel: '${matrix.m}'\ninput: i\noutput: o\nmatrix: {m: [a, b]}\n",
+        4,
+        (":4:", "output", "${matrix.m}"),
+    ),
     "a hopeless pattern": (
         "command: 'true'\nmeasure: [{name: a, unit: b, pattern: '(?P<value>x'}]\n",
         4,

@@ -33,6 +33,10 @@ SPEC = '{"name":"%s","command":["/bin/sh","-c","echo %s ran >> ran"],"cwd":"WORK
 MATRIX = SPEC % ("matrix", "${matrix.n}")
 UID = os.getuid()
 
+ATTEMPT = (
+    "job_id, number, boot_id, outcome, exit_code, signal, reason, stop_reason, pid, placed_at, started_at, ended_at, "
+    "ends_by, ram_bytes, cards, cpu_seconds, max_rss_bytes, log_bytes"
+)
 #: What the first release could have in its file, as it wrote it: a job in every state that outlives a daemon, a matrix,
 #: a dependency, a schedule, a card that a person drained, attempts with what they measured, a queue that is paused.
 FIRST = f"""
@@ -61,13 +65,13 @@ INSERT INTO needs VALUES (1, 3, NULL, 2);
 INSERT INTO schedules VALUES (1, 4, 'nightly', {UID}, 'me', '0 3 * * *', NULL, 'held', 160.0, NULL, 150.0, NULL);
 INSERT INTO settings VALUES ('paused', '1');
 INSERT INTO notifications VALUES (1, 1, {UID}, 'me', '["true"]', '{{}}', 121.0, 1, 'sent', NULL);
-INSERT INTO attempts VALUES (1, 1, 'boot', 'failed', 2, NULL, 'exit code 2', NULL, 77, 109.0, 110.0, 111.0, NULL, 0, 1,
+INSERT INTO attempts ({ATTEMPT}) VALUES (1, 1, 'boot', 'failed', 2, NULL, 'exit code 2', NULL, 77, 109.0, 110.0, 111.0, NULL, 0, 1,
     0.5, 1000, 10);
-INSERT INTO attempts VALUES (1, 2, 'boot', 'failed', 3, NULL, 'exit code 3', NULL, 78, 112.0, 112.0, 120.5, NULL, 0, 1,
+INSERT INTO attempts ({ATTEMPT}) VALUES (1, 2, 'boot', 'failed', 3, NULL, 'exit code 3', NULL, 78, 112.0, 112.0, 120.5, NULL, 0, 1,
     0.5, 1000, 10);
-INSERT INTO attempts VALUES (2, 1, 'boot', 'lost', NULL, NULL, 'its host died', NULL, 79, 109.0, 110.0, 130.0, NULL, 0,
+INSERT INTO attempts ({ATTEMPT}) VALUES (2, 1, 'boot', 'lost', NULL, NULL, 'its host died', NULL, 79, 109.0, 110.0, 130.0, NULL, 0,
     0, NULL, NULL, NULL);
-INSERT INTO attempts VALUES (6, 1, 'a boot long ago', NULL, NULL, NULL, NULL, NULL, 80, 109.0, 110.0, NULL, NULL, 0, 0,
+INSERT INTO attempts ({ATTEMPT}) VALUES (6, 1, 'a boot long ago', NULL, NULL, NULL, NULL, NULL, 80, 109.0, 110.0, NULL, NULL, 0, 0,
     NULL, NULL, NULL);
 INSERT INTO attempt_cards (job_id, number, position, card_uuid, reserved_bytes, exclusive)
     VALUES (1, 2, 0, '{CARD}', 1073741824, 0);
@@ -86,6 +90,13 @@ LATER = {
     "0003": f"""
         INSERT INTO results VALUES (1, 120.5, 1, 2, 'done', NULL, 'me', {UID}, 1, '{CARD}', '["{CARD}"]', 8.5, 'speed',
             12.5, 'tokens/s', '580.65', '86.04.7A.00.20');
+    """,
+    "0004": f"""
+        INSERT INTO families VALUES ('k', '/m.gguf', 'm', 2, 30.0);
+        INSERT INTO instances VALUES (1, 'k', '/m.gguf', 'm', '{{}}', NULL, 'gone', 'boot', 1, 0, 1.0, 77, 0, 100.0,
+            110.0, 10.0, 120.0, 130.0, 'idle');
+        INSERT INTO instance_cards VALUES (1, 0, '{CARD}', 1000, 1000, 900);
+        INSERT INTO pins VALUES ('/m.gguf', 'me', 100.0);
     """,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import tomllib
@@ -20,6 +21,10 @@ from p104d.core.job import ENDED
 from p104d.core.lifecycle import diagram
 from p104d.core.units import format_size
 from p104d.daemon.config import Config, load_config, settle
+from p104d.engines import batch_input
+from p104d.engines.batch_input import Request
+from p104d.engines.batch_output import line_of
+from p104d.engines.gguf_types import CACHE_KINDS
 from p104d.engines.measure import ITEMS, PARSERS, RESERVED_NAMES
 from p104d.hardware import rigfile
 from p104d.hardware.rig import FAULT_KINDS
@@ -63,13 +68,28 @@ def test_ends_and_measurements_are_documented() -> None:
 def job_examples() -> list[tuple[str, str]]:
     """Every YAML block of the documents that is a job."""
     blocks = [(name, block) for name in DOCUMENTS for block in fenced(document(name), "yaml")]
-    return [(name, block) for name, block in blocks if "command:" in block.split("notify:")[0]]
+    starts = ("command:", "engine:")
+    return [(name, block) for name, block in blocks if any(key in block.split("notify:")[0] for key in starts)]
 
 
 @pytest.mark.parametrize(("name", "text"), job_examples())
 def test_every_example_of_a_job_is_accepted(name: str, text: str) -> None:
     parsed = parse_submission([Document(name, text)], Context(cwd="/home/me", now=1.7e9))
     assert parsed
+
+
+def test_lines_of_a_batch_are_as_documented() -> None:
+    """Both examples of a request can be sent; the example of an answer has the keys that answers have."""
+    lines, [answer] = (block.splitlines() for block in fenced(document("docs/job-yaml.md"), "json"))
+    found = [*batch_input.requests(io.BytesIO("\n".join(lines).encode()))]
+    assert [(type(each), each.custom_id) for each in found] == [(Request, "page-1"), (Request, "2")]
+    assert [*json.loads(answer)] == [*json.loads(line_of("x", custom_id="a", line=1))]
+    assert json.loads(answer)["id"].startswith("batch_req_")
+
+
+def test_kinds_of_cache_are_as_documented() -> None:
+    row = next(line for line in document("docs/job-yaml.md").splitlines() if line.startswith("| `kv_cache`"))
+    assert set(re.findall("`([a-z0-9_]+)`", row.split("|")[3])) == set(CACHE_KINDS)
 
 
 def test_there_are_examples() -> None:

@@ -61,6 +61,17 @@ def test_filters(filled: Database, wanted: dict[str, Any], found: str) -> None:
         assert "".join(names(conn, **wanted)) == found
 
 
+def test_the_next_to_start_come_first(database: Database) -> None:
+    with database.write() as conn:
+        add(conn, document("a"), document("b", priority=5), document("c"), document("d", priority=5))
+        (e,) = add(conn, document("e", priority=9))
+        add(conn, document("f", priority=9, after=(e,)))
+        bring(conn, e, JobState.FAILED)
+        assert names(conn, next_first=True) == ["b", "d", "a", "c"]
+        assert names(conn, next_first=True, limit=1) == ["b"]
+        assert names(conn, next_first=True, name="c") == ["c"]
+
+
 @pytest.mark.parametrize("text", ["a' OR 1=1 --", "%", "_", "\0", "é" * 300, ""])
 def test_filters_are_values_never_sql(filled: Database, text: str) -> None:
     with filled.read() as conn:

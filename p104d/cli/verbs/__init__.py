@@ -21,6 +21,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "release": "Let held jobs start again.",
         "retry": "Run ended jobs once more.",
         "priority": "Change the priority of waiting jobs.",
+        "plan": "Foretell when the queue will be done, and what each job waits for.",
         "schedules": "List, hold, release or cancel schedules.",
     },
     "The rig": {
@@ -29,7 +30,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "verify": "Test the memory of cards and show what was found.",
         "history": "Show what was recorded over time: speeds, memory tests, readings.",
         "bench": "Measure how fast a language model runs on each card.",
-        "models": "Work out what a model needs, and on how many cards it fits.",
+        "models": "Show, pin or unload the models on the cards, or what a file needs.",
         "report": "Show on one page what ran, what it took and what to look at.",
         "power": "Show or set what cards may draw, how fast they run, how they are cooled.",
         "drain": "Let cards finish their jobs and take no more.",

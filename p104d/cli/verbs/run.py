@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p104d.api.client import Client
-from p104d.cli.common import CardName, client, json_option, note, out, print_json
+from p104d.cli.common import CardName, client, json_option, note, out, print_json, warn
 from p104d.cli.sending import envelope, pairs, yaml_text
 from p104d.cli.verbs import VERBS
 from p104d.core.errors import NotFoundError, P104Error
@@ -68,6 +68,8 @@ def command(words: tuple[str, ...], detach: bool, as_json: bool, keep_env: tuple
     asked = client()
     submitted = asked.post("/v1/submit", envelope([{"file": "command line", "text": text}], (), keep_env))
     job = int(submitted["jobs"][0]["id"])
+    if not as_json:
+        warn(submitted)
     if detach:
         print_json(submitted) if as_json else out(str(job))
         return

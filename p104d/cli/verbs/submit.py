@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from p104d.cli.common import client, json_option, note, out, print_json
+from p104d.cli.common import client, json_option, note, out, print_json, warn
 from p104d.cli.sending import envelope, read_documents
 from p104d.cli.verbs import VERBS
 
@@ -57,6 +57,7 @@ def _show(submitted: dict[str, Any], as_json: bool) -> None:
         out(str(job["id"]))
     for schedule in submitted.get("schedules", ()):
         out(f"schedule {schedule['id']}")
+    warn(submitted)
 
 
 def _wait(asked: Any, submitted: dict[str, Any], as_json: bool) -> None:

@@ -1,0 +1,178 @@
+"""Looks at models and inputs with the rights of who submits them: each look a child that may be killed at any time.
+
+The daemon itself may not: as root it would read what the submitter may not, and a path on a disk that does not answer
+would hold it up. Nothing here raises: a model that cannot be looked at is a value, with words for the submitter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from p104d.daemon.accounts import Account
+from p104d.engines.gguf import Part
+from p104d.engines.probed_model import ProbedModel
+from p104d.processes import as_user
+from p104d.processes.launchers import boot_argv, systemd_runs
+
+__all__ = ["Probed", "ProbedModel", "Prober"]
+
+_MODULE = "p104d.engines.model_probe"
+#: Headers take 0.1 s; a disk that sleeps needs some seconds to turn again.
+PATIENCE_SECONDS = 20.0
+#: At once: each takes some 20 MB and reads a disk that may be slow.
+MOST_AT_ONCE = 4
+#: Children that SIGKILL does not end (their disk does not answer). With so many of them nothing more is asked.
+MOST_STUCK = 16
+_STDERR_BYTES = 2000
+_NO_WORDS = "it ended without an answer"
+
+
+class Probed(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found: ``model``, or ``error`` (one line) and ``mend``.
+
+    ``embeddings``: whether the input's first requests ask for embeddings; None: it cannot be read yet.
+    ``world_readable``: whether every user may read all of the model.
+    """
+
+    model: ProbedModel | None = None
+    error: str | None = None
+    mend: str | None = None
+    embeddings: bool | None = None
+    world_readable: bool = False
+
+
+class _Failed(Exception):
+    """Why there is no answer, for a person."""
+
+
+class Prober:
+    """Starts the children, a few at a time.
+
+    ``system``: this is the system's daemon; under systemd, whose sandbox hides homes and lets no user be changed, the
+    children are transient units, as jobs are. ``patience_seconds`` is for one look, waiting for a turn not counted.
+    """
+
+    def __init__(self, *, system: bool = False, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._units = system and os.getuid() == 0 and systemd_runs()
+        self._patience = patience_seconds
+        self._turns = asyncio.Semaphore(MOST_AT_ONCE)
+        self._leaving: set[asyncio.Task[int]] = set()
+
+    async def probe(self, need_path: str, input_path: str | None, *, uid: int, gid: int, user: str) -> Probed:
+        """Look at the model at ``need_path`` and at ``input_path``, both absolute, as ``user``."""
+        asked = {"model": need_path, "input": input_path, "others": True}
+        try:
+            answer = await self._ask(asked, uid=uid, gid=gid, user=user)
+            if isinstance(error := answer.get("error"), dict):
+                return Probed(error=str(error.get("message")), mend=error.get("mend"))
+            return msgspec.convert(answer, Probed)
+        except msgspec.ValidationError as error:
+            return Probed(error=_one_line(f"{need_path}: the look at the model said nonsense: {error}"))
+        except _Failed as failed:
+            return Probed(error=_one_line(f"{need_path}: the model cannot be looked at: {failed}"))
+
+    async def readable_by(self, parts: Sequence[Part], account: Account) -> bool:
+        """Whether ``account`` can open every part, and each is still the same file. False where that cannot be told."""
+        asked = {"readable": [list(part) for part in parts]}
+        try:
+            answer = await self._ask(asked, uid=account.uid, gid=account.gid, user=account.name)
+        except _Failed:
+            return False
+        return answer.get("readable") is True
+
+    async def close(self) -> None:
+        """Stop waiting for children that were killed. Looks that are under way are their callers' to cancel."""
+        for task in self._leaving:
+            task.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+
+    async def _ask(self, asked: dict[str, Any], *, uid: int, gid: int, user: str) -> dict[str, Any]:
+        """The child's answer. Raises _Failed."""
+        async with self._turns:
+            if len(self._leaving) >= MOST_STUCK:
+                raise _Failed("the disks of earlier ones do not answer")
+            drop = user if os.getuid() == 0 and uid != 0 else None
+            argv = boot_argv("as_user", "sys.argv[2:]", *as_user.arguments(_MODULE, drop, uid, gid, json.dumps(asked)))
+            output = await self._run(self._unit_argv(argv) if self._units else argv)
+        try:
+            answer = json.loads(output)
+        except (ValueError, RecursionError):
+            raise _Failed(_NO_WORDS) from None
+        if not isinstance(answer, dict):
+            raise _Failed(_NO_WORDS)
+        return answer
+
+    def _unit_argv(self, argv: list[str]) -> list[str]:
+        """Outside the daemon's sandbox, and ended by systemd where the daemon is not there to do it."""
+        properties = {"RuntimeMaxSec": f"{self._patience + 5:.0f}", "KillSignal": "SIGKILL", "WorkingDirectory": "/"}
+        settings = [part for name, value in properties.items() for part in ("-p", f"{name}={value}")]
+        return [
+            "systemd-run",
+            *("--system", "--pipe", "--wait", "--collect", "--quiet", "--no-ask-password"),
+            "--description=p104d looks at a model",
+            *settings,
+            "--",
+            *argv,
+        ]
+
+    async def _run(self, argv: list[str]) -> bytes:
+        """What the program prints. Raises _Failed."""
+        output, words = os.memfd_create("model-probe"), os.memfd_create("model-probe-stderr")
+        try:
+            code = await self._end_of(argv, output, words)
+            if code != 0:
+                raise _Failed(_last_line(words) or _NO_WORDS)
+            return os.pread(output, as_user.MOST_OUTPUT_BYTES, 0)
+        except TimeoutError:
+            raise _Failed(f"the disk did not answer within {self._patience:g} s") from None
+        except (OSError, ValueError) as error:
+            raise _Failed(getattr(error, "strerror", None) or str(error)) from None
+        finally:
+            os.close(output)
+            os.close(words)
+
+    async def _end_of(self, argv: list[str], output: int, words: int) -> int:
+        """Its exit code. Raises TimeoutError, OSError."""
+        # Files in memory, not pipes: nothing is left to be read or closed when it is killed.
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=words,
+            cwd="/",
+            env={"PATH": os.defpath, "LANG": "C.UTF-8"},
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(self._patience):
+                return await process.wait()
+        finally:
+            self._leave(process)
+
+    def _leave(self, process: asyncio.subprocess.Process) -> None:
+        """Kill it, and have it reaped without anybody waiting: one in an uninterruptible sleep does not even die."""
+        if process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        task = asyncio.get_running_loop().create_task(process.wait())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+
+def _last_line(descriptor: int) -> str:
+    size = os.fstat(descriptor).st_size
+    text = os.pread(descriptor, _STDERR_BYTES, max(0, size - _STDERR_BYTES)).decode("utf-8", "replace")
+    return _one_line(text.strip().rpartition("\n")[2])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

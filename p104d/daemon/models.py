@@ -1,0 +1,219 @@
+"""Which model family a job belongs to: from its model's header, the rig's cards and what earlier loads have taught.
+
+A look at a file is a child's work and takes a while, so nothing here waits: what is not known yet is looked at, and
+the loop is woken when it is. What was found is used again until the next load, which begins with another look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+
+import msgspec
+from sqlalchemy.engine import Connection
+
+from p104d.core.job import ModelNeed, Requirement
+from p104d.core.snapshot import CardView, ModelFamily
+from p104d.daemon.accounts import Account, account, own_account
+from p104d.daemon.model_prober import Probed, ProbedModel, Prober
+from p104d.engines.model_fit import Fit, Misfit, Room, ask_of, fit
+from p104d.engines.model_memory import NO_RUNS, Ask, Costs, Run, corrected
+from p104d.policy.fit import matches
+from p104d.store import model_facts
+
+#: A load from a disk that is slower than the link, llama.cpp's own beginning, and the first token.
+_LOAD_BASE_SECONDS = 1.5
+#: Where no card's link was ever measured: PCIe 1.0 x4.
+_LINK_BYTES_PER_SECOND = 0.7e9
+#: A model that could not be looked at is looked at again after this; somebody may have mended it.
+_AGAIN_SECONDS = 10.0
+_MOST_KNOWN = 512
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as the jobs of one requirement run on it. ``owner`` None: by the shared user of models or, in a user's
+    own daemon, by that user; else by this account."""
+
+    family: ModelFamily
+    need: ModelNeed
+    model: ProbedModel
+    ask: Ask
+    costs: Costs
+    owner: Account | None
+    vram_bytes: int | None = None
+
+
+class Bad(msgspec.Struct, frozen=True):
+    """Why jobs of a requirement cannot run: one line. ``never``: the rig is too small for it; else the model's file is
+    at fault."""
+
+    text: str
+    never: bool = False
+
+
+class _Look(msgspec.Struct):
+    """What a look found, when (CLOCK_MONOTONIC), and whether the shared user can read the model."""
+
+    probed: Probed
+    at: float
+    shared: bool
+
+
+class Models:
+    """All models that jobs ask for. ``wake`` is called when something has become known."""
+
+    def __init__(self, *, system: bool, user: str, monotonic: Callable[[], float], wake: Callable[[], None]) -> None:
+        self._system, self._user, self._monotonic, self._wake = system, user, monotonic, wake
+        self._prober = Prober(system=system)
+        self._looks: dict[tuple[str, int], _Look] = {}
+        self._tasks: dict[tuple[str, int], asyncio.Task[_Look]] = {}
+        self._fits: dict[tuple[object, ...], Fit | Misfit] = {}
+
+    async def close(self) -> None:
+        """End the looks that are under way."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._prober.close()
+
+    # --- looking ---------------------------------------------------------------------------------------------------
+
+    async def look(self, path: str, uid: int, source: str | None = None) -> Probed:
+        """Look at a model now, whatever was known of it, and at the input ``source``."""
+        key = (path, uid)
+        if source is None and key in self._tasks:
+            return (await asyncio.shield(self._tasks[key])).probed
+        found = await self._look(path, uid, source)
+        self._keep(key, found)
+        return found.probed
+
+    def forget(self, path: str) -> None:
+        """The next time the model is asked for, its file is looked at again."""
+        for key in [key for key in self._looks if key[0] == path]:
+            del self._looks[key]
+
+    def _keep(self, key: tuple[str, int], found: _Look) -> None:
+        while len(self._looks) >= _MOST_KNOWN:
+            del self._looks[next(iter(self._looks))]
+        self._looks[key] = found
+        self._wake()
+
+    async def _look(self, path: str, uid: int, source: str | None) -> _Look:
+        who = account(uid) or own_account()
+        probed = await self._prober.probe(path, source, uid=who.uid, gid=who.gid, user=who.name)
+        return _Look(probed, self._monotonic(), await self._can_share(probed))
+
+    async def _can_share(self, probed: Probed) -> bool:
+        """Whether everybody's jobs may use one copy: the models' own user can read it."""
+        shared = self.shared_account()
+        if shared is None or probed.model is None:
+            return False
+        return probed.world_readable or await self._prober.readable_by(probed.model.parts, shared)
+
+    def shared_account(self) -> Account | None:
+        """Who runs servers that are shared; None in a user's own daemon, and where there is no such user."""
+        if not self._system or not self._user:
+            return None
+        import pwd
+
+        try:
+            return account(pwd.getpwnam(self._user).pw_uid)
+        except KeyError:
+            return None
+
+    def _begin_look(self, key: tuple[str, int]) -> None:
+        if key not in self._tasks:
+            task = self._tasks[key] = asyncio.get_running_loop().create_task(self._look(*key, None))
+            task.add_done_callback(lambda done: self._looked(key, done))
+
+    def _looked(self, key: tuple[str, int], done: asyncio.Task[_Look]) -> None:
+        self._tasks.pop(key, None)
+        if not done.cancelled() and done.exception() is None:
+            self._keep(key, done.result())
+
+    # --- knowing ---------------------------------------------------------------------------------------------------
+
+    def resolve(self, conn: Connection, requirement: Requirement, cards: Sequence[CardView]) -> Known | Bad | None:
+        """What jobs of ``requirement`` run on; None: it is being looked at, and ``wake`` follows."""
+        need = requirement.model
+        assert need is not None
+        key = (need.path, need.uid)
+        look = self._looks.get(key)
+        stale = look is not None and look.probed.model is None and self._monotonic() - look.at > _AGAIN_SECONDS
+        if look is None or stale:
+            self._begin_look(key)
+            return None
+        if look.probed.model is None:
+            mend = f"; {look.probed.mend}" if look.probed.mend else ""
+            return Bad(f"{look.probed.error}{mend}")
+        return self._known(conn, requirement, need, look.probed.model, look.shared, cards)
+
+    def _known(
+        self,
+        conn: Connection,
+        requirement: Requirement,
+        need: ModelNeed,
+        model: ProbedModel,
+        shared: bool,
+        cards: Sequence[CardView],
+    ) -> Known | Bad:
+        ask = ask_of(need, model.context)
+        costs = corrected(NO_RUNS, [Run(*each) for each in model_facts.peaks(conn, need.path)])
+        rooms = tuple(Room(card.uuid, card.capacity_bytes) for card in cards if matches(card, requirement.only))
+        found = self._fit(model, ask, rooms, costs, need.cards, requirement.vram_bytes)
+        if isinstance(found, Misfit):
+            return Bad(found.text, never=True)
+        # A copy of one's own is nobody else's.
+        owner = account(need.uid) if self._system and not shared else None
+        whose = str(need.uid) if self._system and not shared else "shared"
+        family = ModelFamily(
+            key=_key(need, requirement, model, whose),
+            label=model.label,
+            cards=found.cards,
+            fits=found.uuids,
+            load_seconds=self._load_seconds(conn, model, cards),
+            ram_bytes=requirement.ram_bytes,
+        )
+        return Known(
+            family=family,
+            need=need,
+            model=model,
+            ask=ask,
+            costs=costs,
+            owner=owner,
+            vram_bytes=requirement.vram_bytes,
+        )
+
+    def _fit(
+        self,
+        model: ProbedModel,
+        ask: Ask,
+        rooms: tuple[Room, ...],
+        costs: Costs,
+        wanted: int | None,
+        vram: int | None,
+    ) -> Fit | Misfit:
+        key = (tuple(model.parts), ask, rooms, costs, wanted, vram)
+        found = self._fits.get(key)
+        if found is None:
+            while len(self._fits) >= _MOST_KNOWN:
+                del self._fits[next(iter(self._fits))]
+            found = self._fits[key] = fit(model.shape, ask, rooms, costs, cards_wanted=wanted, vram=vram)
+        return found
+
+    def _load_seconds(self, conn: Connection, model: ProbedModel, cards: Sequence[CardView]) -> float:
+        learnt = model_facts.load_times(conn, model.path)
+        if learnt:
+            return learnt[0].seconds
+        fastest = max((card.link_bytes_per_second for card in cards), default=0.0) or _LINK_BYTES_PER_SECOND
+        return _LOAD_BASE_SECONDS + model.size / fastest
+
+
+def _key(need: ModelNeed, requirement: Requirement, model: ProbedModel, whose: str) -> str:
+    """Equal for jobs that can share a copy: the same file as it is now, loaded in the same way on the same cards."""
+    parts = [(os.path.basename(part.path), *part[1:]) for part in model.parts]
+    way = (need.path, need.context, need.parallel, need.kv_cache, need.embeddings, need.cards, whose)
+    asked = (requirement.only, requirement.vram_bytes, requirement.ram_bytes)
+    return blake2b(msgspec.json.encode((parts, way, asked)), digest_size=12).hexdigest()

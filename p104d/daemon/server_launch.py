@@ -1,0 +1,146 @@
+"""From a copy that was written down to what its shim is told: llama-server, its account, its socket; and from a job of
+an engine to the batch runner that puts its requests to that socket."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import json
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from p104d.core.job import EngineSpec
+from p104d.daemon.accounts import Account, base_environment, own_account
+from p104d.daemon.config import Settings
+from p104d.daemon.listening import GROUP
+from p104d.engines.model_memory import Ask
+from p104d.engines.server_command import server_argv, server_environment
+from p104d.processes.attempt import LaunchSpec
+from p104d.store.instances import Loaded
+
+KIND = "server"
+#: A server that is told to go has nothing to save; a driver may need some seconds to let go of the memory.
+GRACE_SECONDS = 5.0
+#: Of sun_path (107 bytes) enough is left for ``/<id>/s.sock``.
+_MOST_FOLDER_BYTES = 80
+_LOG_BYTES = 4 * 2**20
+#: The only variables of the daemon's own that a server of the same user gets: where its program and its libraries are.
+_INHERITED = ("PATH", "LD_LIBRARY_PATH")
+
+
+class ServerPlaces:
+    """Where servers listen: a folder each. It is the same for every daemon of a state folder, however it is started."""
+
+    def __init__(self, runtime: Path, state: Path, *, system: bool) -> None:
+        self._system = system
+        name = f"models-{zlib.crc32(os.fsencode(state)):08x}"
+        folder = runtime / name
+        if len(os.fsencode(folder)) > _MOST_FOLDER_BYTES:
+            folder = Path("/tmp") / f"p104d-{os.getuid()}-{name}"  # noqa: S108 - ours alone, or refused
+        self.folder = folder
+
+    def socket(self, number: int) -> str:
+        """The socket of copy ``number``."""
+        return str(self.folder / str(number) / "s.sock")
+
+    def make(self, number: int, owner: Account | None, *, shared: bool) -> None:
+        """Make the folder of a socket, for ``owner`` (None: the daemon's own user) to make the socket in.
+
+        Who may connect is who may enter: the owner alone, or, where the copy is ``shared``, group p104. Raises OSError.
+        """
+        self.folder.mkdir(mode=0o755 if self._system else 0o700, parents=True, exist_ok=True)
+        if os.lstat(self.folder).st_uid != os.getuid() or self.folder.is_symlink():
+            raise PermissionError(f"{self.folder} is somebody else's")
+        place = self.folder / str(number)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(place)
+        place.mkdir(mode=0o700)
+        if owner is None:
+            return
+        os.chown(place, owner.uid, _group() if shared else owner.gid)
+        # The socket takes the folder's group, so that the members of p104 may write to it, which is to connect.
+        place.chmod(0o2710 if shared else 0o700)
+
+    def remove(self, number: int) -> None:
+        """The copy is gone."""
+        shutil.rmtree(self.folder / str(number), ignore_errors=True)
+
+
+def _group() -> int:
+    try:
+        return grp.getgrnam(GROUP).gr_gid
+    except KeyError:
+        return os.getgid()
+
+
+def server_spec(
+    number: int,
+    *,
+    path: str,
+    label: str,
+    ask: Ask,
+    pooling: bool,
+    loaded: Loaded,
+    owner: Account | None,
+    shared: bool,
+    cards: Sequence[str],
+    reserved: Sequence[int],
+    ram_bytes: int,
+    settings: Settings,
+) -> LaunchSpec:
+    """What the shim of copy ``number`` is told. ``owner`` None: the daemon's own user; ``pooling``: the model's header
+    says how an embedding is made."""
+    who = owner or own_account()
+    same = who.uid == os.getuid()
+    models = settings.models
+    argv = server_argv(
+        models.llama_server,
+        path,
+        loaded.socket,
+        ask,
+        cards=len(cards),
+        tensor_split=loaded.tensor_split or None,
+        embeddings=loaded.embeddings,
+        pooling=pooling,
+        alias=label,
+        extra=models.args,
+    )
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ} if same else {}
+    return LaunchSpec(
+        kind=KIND,
+        id=number,
+        number=1,
+        argv=tuple(argv),
+        env=base_environment(who)
+        | inherited
+        | server_environment(ask)
+        | {"CUDA_VISIBLE_DEVICES": ",".join(cards), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+        cwd="/",
+        uid=None if same else who.uid,
+        gid=None if same else who.gid,
+        user=None if same else who.name,
+        umask=0o007 if shared else 0o077,
+        grace_seconds=min(GRACE_SECONDS, settings.stop_grace_seconds),
+        log_limit_bytes=_LOG_BYTES,
+        ram_bytes=ram_bytes,
+        pids_max=settings.max_pids,
+        cards=tuple(cards),
+        reserved_bytes=tuple(reserved),
+    )
+
+
+def batch_argv(engine: EngineSpec, socket: str, label: str) -> tuple[str, ...]:
+    """The batch runner's command line. Isolated: what lies in the job's folder is data, not modules."""
+    orders = {
+        "version": 1,
+        "socket": socket,
+        "input": engine.input,
+        "output": engine.output,
+        "parallel": engine.parallel,
+        "model": label,
+    }
+    return (sys.executable, "-I", "-m", "p104d.engines.batch", json.dumps(orders))
