@@ -191,23 +191,7 @@ def _running(jobs: Sequence[dict[str, Any]], cards: Sequence[dict[str, Any]]) ->
         ]
         for job in jobs
     ]
-<<<<<<< HEAD
     return fitted(columns, rows, _DROPPED_RUNNING, if_any=("SPEED", "DONE", "LEFT"))
-=======
-    # What is known of none of them is left out; then what the terminal is too narrow for.
-    unknown = [columns[place].heading for place in (6, 7, 8) if not any(row[place] for row in rows)]
-    columns, rows = without(unknown, columns, rows)
-    kept = {column.heading for column in that_fit(columns, rows, _DROPPED_RUNNING)}
-    return table(*without([column.heading for column in columns if column.heading not in kept], columns, rows))
-
-
-def without(
-    headings: Sequence[str], columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]]
-) -> tuple[list[Column], list[list[Cell | str]]]:
-    """The table without these columns."""
-    places = [place for place, column in enumerate(columns) if column.heading not in headings]
-    return [columns[place] for place in places], [[row[place] for place in places] for row in rows]
->>>>>>> f807b3be00aeb93dc9db10de5ab4916a9e4aca96
 
 
 def warning_lines(warnings: Sequence[str]) -> list[str]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from p104d.cli.jobs import done, indexes_of, left, on_cards, speed
-from p104d.cli.rig import card_index, card_name, figure, share, that_fit
-from p104d.cli.screen import doing, without
+from p104d.cli.rig import card_index, card_name, figure, share, that_fit, without
+from p104d.cli.screen import doing
 from p104d.cli.terminal import terminal_width, unicode_output
 from p104d.cli.text import Cell, Column, local, span, state, table
 from p104d.cli.top_trace import Trace

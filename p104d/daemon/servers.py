@@ -299,6 +299,8 @@ class Servers:
         self._jobs = {number: attempt.job_id for number, attempt in busy.items()}
         for copy in copies:
             self._cards[copy.id] = copy.uuids
+            if copy.state is InstanceState.READY:
+                self._watch.beat(copy.id, copy.loaded.socket)
             for uuid in copy.uuids:
                 seen = ours.get(uuid, {})
                 most = seen.get(-copy.id, 0) or (seen.get(busy[copy.id].job_id, 0) if copy.id in busy else 0)

@@ -96,6 +96,17 @@ async def wait_ready(
         return Health(_now() - began, failure=f"the model server is not ready after {deadline_seconds:g} s: {why}")
 
 
+async def alive(socket: str, *, patience: float) -> bool:
+    """Whether anybody answers at ``socket`` within ``patience`` seconds: a server whose slots are all busy does, one that
+    was stopped, or is stuck at its end, does not."""
+    try:
+        async with asyncio.timeout(patience):
+            await _exchange(socket, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    except (_Wait, BrokenError, TimeoutError):
+        return False
+    return True
+
+
 def _now() -> float:
     return asyncio.get_running_loop().time()
 
@@ -120,6 +131,14 @@ async def _ask(path: str, embeddings: bool) -> None:
 
 async def _post(path: str, url: str, body: bytes) -> Response:
     """One request over a connection of its own. Raises _Wait, BrokenError."""
+    head = (
+        f"POST {url} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return await _exchange(path, head.encode() + body)
+
+
+async def _exchange(path: str, request: bytes) -> Response:
     loop = asyncio.get_running_loop()
     with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM | sockets.SOCK_NONBLOCK | sockets.SOCK_CLOEXEC) as sock:
         try:
@@ -127,12 +146,8 @@ async def _post(path: str, url: str, body: bytes) -> Response:
             sock.connect(path)
         except (OSError, ValueError) as error:
             raise _Wait(_line(f"its socket is not there ({getattr(error, 'strerror', None) or error})")) from None
-        head = (
-            f"POST {url} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
         try:
-            await loop.sock_sendall(sock, head.encode() + body)
+            await loop.sock_sendall(sock, request)
             return await _receive(loop, sock)
         except OSError as error:
             raise BrokenError(f"the server ended the connection ({error.strerror})") from None
