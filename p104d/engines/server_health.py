@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import socket as sockets
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -171,7 +170,7 @@ def _is_token(body: Any) -> bool:
 
 
 def _is_embedding(body: Any) -> bool:
-    """Of numbers: one that is none was computed by a card that cannot."""
+    """Of numbers: what is none (null by now) was computed by a card that cannot."""
     data = body.get("data") if isinstance(body, dict) else None
     first = data[0] if isinstance(data, list) and data else None
     numbers = first.get("embedding") if isinstance(first, dict) else None
@@ -179,7 +178,7 @@ def _is_embedding(body: Any) -> bool:
 
 
 def _is_number(one: object) -> bool:
-    return isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one)
+    return isinstance(one, int | float) and not isinstance(one, bool)
 
 
 def _line(text: str) -> str:

@@ -106,6 +106,7 @@ def test_a_model_that_is_none(folder):
     assert "is a FIFO" in str(probe(folder / "fifo").error)
     assert "not a file" in str(probe("/dev/zero").error)
     assert "null" in str(probe("a\0b").error)
+    assert probe(folder / "${HOME}$x %n").error == f"{folder}/${{HOME}}$x %n: no such file or directory"
     assert probe("/" + "x" * 200_000).error is not None, "more than a command line takes"
 
 
@@ -295,17 +296,28 @@ def test_under_systemd_it_is_a_unit(model, folder, monkeypatch):
     bin_folder = folder / "bin"
     bin_folder.mkdir()
     fake = bin_folder / "systemd-run"
-    fake.write_text(f'#!/bin/sh\nfor o; do echo "$o" >>{folder}/said; done\nwhile [ "$1" != -- ]; do shift; done\n')
-    fake.write_text(fake.read_text() + 'shift\nexec "$@"\n')
+    fake.write_text(
+        f'#!/bin/sh\nfor o; do echo "$o" >>{folder}/said; done\n'
+        'while [ "$1" != -- ]; do case "$1" in StandardOutput=file:*) out="${1#*:}";; esac; shift; done\n'
+        'shift; echo from systemd-run >&2; exec "$@" >"$out" 2>&1\n'
+    )
     fake.chmod(0o755)
-    monkeypatch.setattr(model_prober, "systemd_runs", lambda: True)
-    monkeypatch.setattr(model_prober.os, "getuid", lambda: 0)
     monkeypatch.setattr(model_prober.os, "defpath", f"{bin_folder}:{os.defpath}")
-    asked = {"uid": 0, "gid": 0, "user": "root"}
-    found = run(lambda prober: prober.probe(str(model), None, **asked), system=True, patience_seconds=20)  # type: ignore[arg-type]
+    answers = folder / "answers"
+    answers.mkdir()
+    found = probe(model, units_in=str(answers), patience_seconds=20)
     assert found.model is not None, found
     said = (folder / "said").read_text().splitlines()
-    assert {"--system", "--pipe", "--wait", "--collect", "RuntimeMaxSec=25"} <= set(said)
+    assert {"--system", "--collect", "Type=oneshot", "TimeoutStartSec=25"} <= set(said) and "--pipe" not in said
+    instead(monkeypatch, "sh", "-c", "echo its own words; exit 1")
+    assert "its own words" in str(probe(model, units_in=str(answers)).error)
+    instead(monkeypatch, "sh", "-c", "exit 1")
+    assert "from systemd-run" in str(probe(model, units_in=str(answers)).error)
+    instead(monkeypatch, "sleep", "60")
+    assert "did not answer" in str(probe(model, units_in=str(answers), patience_seconds=0.3).error)
+    assert os.listdir(answers) == []
+    assert "No such file" in str(probe(model, units_in=str(folder / "none")).error)
     (folder / "said").unlink()
-    assert run(lambda prober: prober.probe(str(model), None, **asked)).model is not None  # type: ignore[arg-type]
-    assert not (folder / "said").exists(), "a user's own daemon starts it itself"
+    monkeypatch.undo()
+    assert probe(model).model is not None
+    assert not (folder / "said").exists(), "a daemon without a sandbox starts it itself"

@@ -139,7 +139,6 @@ def test_an_input_is_read_as_far_as_needed(tmp_path, monkeypatch):
     long = json.dumps({"body": {"input": "x" * (2 * model_probe.PEEKED_BYTES)}}) + "\n"
     path.write_text(long + CHAT)
     assert wants_embeddings(str(path)) is True, "a first line that is longer"
-    # A line that is cut is not taken for junk, nor for the only one.
     path.write_text(CHAT + long)
     assert wants_embeddings(str(path)) is False
     read: list[int] = []
