@@ -219,7 +219,11 @@ class Daemon:
                 self._rig, settings, simulate=self._options.simulate, epoch=self._epoch, post=post
             ),
             models=lambda wake: Models(
-                system=self._options.system, user=settings.models.user, monotonic=self._clock.monotonic, wake=wake
+                system=self._options.system,
+                user=settings.models.user,
+                units_in=str(self._places.runtime) if self._supervisor.own_units else None,
+                monotonic=self._clock.monotonic,
+                wake=wake,
             ),
             servers=ServerPlaces(self._places.runtime, self._places.state, system=self._options.system),
             settings=settings,

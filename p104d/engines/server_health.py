@@ -96,8 +96,8 @@ async def wait_ready(
 
 
 async def alive(socket: str, *, patience: float) -> bool:
-    """Whether anybody answers at ``socket`` within ``patience`` seconds: a server whose slots are all busy does, one that
-    was stopped, or is stuck at its end, does not."""
+    """Whether anybody answers at ``socket`` within ``patience`` seconds: a server with all its slots busy does, one
+    that was stopped, or is stuck at its end, does not."""
     try:
         async with asyncio.timeout(patience):
             await _exchange(socket, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
