@@ -91,7 +91,6 @@ class Servers:
             pooling=known.model.pooling,
             loaded=loaded,
             owner=self._account(new.uid),
-            shared=self._is_shared(known),
             cards=load.cards,
             reserved=[card.reserved_bytes for card in new.cards],
             ram_bytes=new.ram_bytes,
