@@ -147,9 +147,9 @@ class Models:
         )
         return replace(self.view, cards=cards, residents=residents)
 
-    def cost(self, model: Occupant | None) -> tuple[bool | float, ...]:
-        """What a command's card costs the models: nothing; a copy used long ago; one for which jobs wait."""
-        return () if model is None else self._cost(model.id)
+    def cost(self, model: Occupant) -> tuple[bool | float, ...]:
+        """What it costs to unload this copy, the smaller the better: nobody waits for it; it was used long ago."""
+        return self._cost(model.id)
 
     def _cost(self, number: int) -> tuple[bool | float, ...]:
         copy = self.residents[number]

@@ -179,11 +179,16 @@ class Round:
             free = [seat for seat in free if self.models.kept_job(seat) is None]
         if len(free) < req.cards:
             return None
-        best = nsmallest(req.cards, free, key=lambda seat: (seat.view.uuid in kept, self._cost(seat), rank(seat, req)))
+        best = nsmallest(
+            req.cards,
+            free,
+            key=lambda seat: (
+                seat.view.uuid in kept,
+                () if seat.model is None or self.models is None else self.models.cost(seat.model),
+                rank(seat, req),
+            ),
+        )
         return sorted(best, key=lambda seat: (seat.view.index, seat.view.uuid))
-
-    def _cost(self, seat: Seat) -> tuple[bool | float, ...]:
-        return () if self.models is None or seat.model is None else self.models.cost(seat.model)
 
     def _start(self, job: WaitingJob, seats: list[Seat]) -> Start:
         req = job.requirement
