@@ -252,3 +252,33 @@ def test_a_job_is_no_part_of_the_service(machine: Machine) -> None:
     assert "p104-job-" in done.stdout and "p104d.service" not in done.stdout, done
     # Nobody's right to write there is missing, not the file system read-only as the daemon's is.
     assert "Permission denied" in done.stdout and "Read-only" not in done.stdout, done
+
+
+def sandbox() -> list[str]:
+    """The unit's restrictions, as properties of a transient one."""
+    text = (ROOT / "systemd" / "p104d.service").read_text()
+    text = text[text.index("# --- Devices") : text.index("[Install]")]
+    lines = [line for line in text.splitlines() if "=" in line and not line.startswith("#")]
+    return [part for line in lines for part in ("-p", line)]
+
+
+def test_a_model_is_looked_at_outside_the_sandbox(machine: Machine) -> None:
+    """From within it no user can be changed and no home be seen; so PID 1 starts the look, which becomes the user."""
+    machine.run("install", "-d", "-o", "nobody", "-m", "700", "/opt/private")
+    python = "/opt/venv/bin/python"
+    write = "import sys; sys.path.append('/opt/source/tests/support'); import gguf_files, pathlib; "
+    machine.run(python, "-c", write + "gguf_files.TINY.write(pathlib.Path('/opt/private/${HOME} %n.gguf'))")
+    machine.run("chown", "nobody", "/opt/private/${HOME} %n.gguf")
+    code = (
+        "import asyncio, os, pwd, sys; sys.path.append('/opt/source'); os.makedirs('/run/looks', exist_ok=True); "
+        "from p104d.daemon.model_prober import Prober; who = pwd.getpwnam(sys.argv[1]); "
+        "print(asyncio.run(Prober(units_in='/run/looks').probe('/opt/private/' + chr(36) + '{HOME} %n.gguf', None, "
+        "uid=who.pw_uid, gid=who.pw_gid, user=who.pw_name)), os.listdir('/run/looks'))"
+    )
+    for user, words in (("nobody", "label='${HOME} %n'"), ("daemon", "permission denied")):
+        path = f"/run/look-{user}"
+        output = [f"StandardOutput=file:{path}", "StandardError=inherit", "Type=oneshot", "ReadWritePaths=/run"]
+        properties = [part for line in output for part in ("-p", line)]
+        machine.run("systemd-run", "--collect", "--quiet", *properties, *sandbox(), "--", python, "-c", code, user)
+        said = machine.run("cat", path).stdout
+        assert words in said and said.endswith(" []\n"), said
