@@ -129,8 +129,9 @@ class Daemon:
         await self._supervisor.start()
         server: Server | None = None
         page: MetricsServer | None = None
+        unsettled: list[asyncio.Task[None]] = []
         try:
-            await recover(self._loop, self._database, self._supervisor, boot_id, self._ends.ended)
+            unsettled += await recover(self._loop, self._database, self._supervisor, boot_id, self._ends.ended)
             listening = listen(self._places.socket, system=self._options.system)
             metrics = self._metrics()
             server = Server(self._service(metrics), Gate(user_mode=not self._options.system))
@@ -141,6 +142,8 @@ class Daemon:
             await self._work()
         finally:
             sdnotify.notify("STOPPING=1")
+            for task in unsettled:
+                task.cancel()
             if page is not None:
                 await page.stop()
             if server is not None:
