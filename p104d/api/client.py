@@ -7,6 +7,7 @@ code it chose, everything else :class:`~p104d.core.errors.UnreachableError`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -39,7 +40,10 @@ class ForeignError(UnreachableError):
 
 
 class Client:
-    """One daemon's callers' end. Each request is a connection of its own, which costs 0.1 ms and leaves no state."""
+    """One daemon's callers' end. Each request is a connection of its own, which costs 0.1 ms and leaves no state.
+
+    Several threads may share one.
+    """
 
     def __init__(self, candidates: Sequence[str]) -> None:
         """``candidates`` are tried in order at the first request; the one that answers is kept.
@@ -143,6 +147,11 @@ class Answer:
     def close(self) -> None:
         """Hang up. The daemon sees a follower gone at its next write."""
         self._connection.close()
+
+    def hang_up(self) -> None:
+        """End the answer from another thread: whoever reads it is woken, and told that the daemon hung up."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def send(self, request: bytes) -> None:
         """Send the whole request. A daemon that answers and hangs up early is heard out by :meth:`read_head`."""

@@ -14,12 +14,17 @@ def act(verb: str, body: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
+    for job in answer["jobs"]:
+        out(job_became(verb, job))
+
+
+def job_became(verb: str, job: Mapping[str, Any]) -> str:
+    """What ``verb`` made of a job: ``job 12 (posters): held``."""
     from p104d.cli.text import clean
 
-    for job in answer["jobs"]:
-        name = f" ({clean(job['name'])})" if job.get("name") else ""
-        became = f"priority {job.get('priority')}" if verb == "priority" else job["state"]
-        out(f"job {job['id']}{name}: {became}")
+    name = f" ({clean(job['name'])})" if job.get("name") else ""
+    became = f"priority {job.get('priority')}" if verb == "priority" else job["state"]
+    return f"job {job['id']}{name}: {became}"
 
 
 def drain(cards: Sequence[str], *, undo: bool, as_json: bool) -> None:
@@ -28,10 +33,15 @@ def drain(cards: Sequence[str], *, undo: bool, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
+    for card in answer["cards"]:
+        out(card_became(card, undo=undo))
+
+
+def card_became(card: dict[str, Any], *, undo: bool) -> str:
+    """What draining made of a card: ``card 0 (P104-100): draining, still runs 12``."""
     from p104d.cli.rig import card_index, card_name
     from p104d.cli.text import clean
 
-    for card in answer["cards"]:
-        jobs = ", ".join(str(job) for job in card.get("jobs") or ())
-        rest = f", still runs {jobs}" if jobs and not undo else ""
-        out(f"card {card_index(card)} ({clean(card_name(card))}): {card['state']}{rest}")
+    jobs = ", ".join(str(job) for job in card.get("jobs") or ())
+    rest = f", still runs {jobs}" if jobs and not undo else ""
+    return f"card {card_index(card)} ({clean(card_name(card))}): {card['state']}{rest}"

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from p104d.api.client import Client
 from p104d.cli.proof import MENDS, findings, rate
 from p104d.cli.rig import card_index, card_name, figure, last_proof, link, note_lines
 from p104d.cli.terminal import terminal_width
 from p104d.cli.text import clean, local, paint, relative, state, wrap
+from p104d.core.errors import P104Error
 from p104d.core.units import format_size
+
+#: How far back the last finished test is looked for: the newest may be under way, or have yielded to jobs.
+_TESTS = 20
+
+
+def last_test(asked: Client, uuid: str) -> dict[str, Any] | None:
+    """The newest test of the card that gave a verdict. A page without it is still worth having."""
+    try:
+        tests = asked.get("/v1/history", {"card": uuid, "limit": _TESTS})["tests"]
+        return next((test for test in tests if test["state"] == "finished"), None)
+    except (P104Error, KeyError):
+        return None
 
 
 def card_page(card: dict[str, Any], test: dict[str, Any] | None = None) -> list[str]:

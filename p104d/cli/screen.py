@@ -24,9 +24,10 @@ from p104d.cli.terminal import terminal_width, unicode_output
 from p104d.cli.text import Cell, Column, clean, paint, span, state, table, wrap
 from p104d.core.units import GIB, format_size
 
-_GOING = ("running", "starting", "stopping")
-_WAITING = ("queued", "held")
-_ENDED = ("succeeded", "failed", "cancelled", "lost")
+#: States by what a person asks: what runs, what waits, what is over.
+GOING = ("running", "starting", "stopping")
+WAITING = ("queued", "held")
+ENDED = ("succeeded", "failed", "cancelled", "lost")
 #: What a card's line leaves to ``p104ctl cards`` on a terminal too narrow, the least missed first.
 _DROPPED = ("PROVEN", "TESTED", "LINK", "UTIL", "MODEL")
 #: And a running job's to ``p104ctl show``.
@@ -36,27 +37,34 @@ _DROPPED_RUNNING = ("USER", "STATE", "LEFT", "SPEED")
 def screen(status: dict[str, Any]) -> list[str]:
     """The lines of the status screen."""
     daemon, cards = status["daemon"], status["cards"]
-    page = [_head(daemon)]
-    if daemon.get("mode") == "simulated":
-        page.append(_banner(" SIMULATED RIG: these cards are made up, no real card is used ", "magenta"))
-    if daemon.get("paused"):
-        page.append(_banner(" PAUSED: no job starts until p104ctl resume ", "yellow"))
+    page = [head(daemon), *banners(daemon)]
     page += ["", *_cards(cards), "", _queue(status["queue"])]
     if status["running"]:
         page += ["", *_running(status["running"], cards)]
     if status["warnings"]:
-        page += ["", *_warnings(status["warnings"])]
+        page += ["", *warning_lines(status["warnings"])]
     return page
 
 
-def _head(daemon: dict[str, Any]) -> str:
+def head(daemon: dict[str, Any]) -> str:
+    """Who answers: version, whose daemon it is, process id, for how long it has run."""
     dot = " · " if unicode_output() else " - "
     whose = "your own daemon" if daemon.get("user_mode") else "the system's daemon"
     parts = [f"p104d {daemon['version']}", whose, f"pid {daemon['pid']}", f"up {span(daemon.get('started_at'), None)}"]
     return dot.join([paint(clean(parts[0]), "bold"), *parts[1:]])
 
 
-def _banner(text: str, colour: str) -> str:
+def banners(daemon: dict[str, Any]) -> list[str]:
+    """What has to be said loudly: that the rig is simulated, that it is paused."""
+    found = []
+    if daemon.get("mode") == "simulated":
+        found.append(banner(" SIMULATED RIG: these cards are made up, no real card is used ", "magenta"))
+    if daemon.get("paused"):
+        found.append(banner(" PAUSED: no job starts until p104ctl resume ", "yellow"))
+    return found
+
+
+def banner(text: str, colour: str) -> str:
     """A line nobody overlooks, without colour too."""
     marks = f"***{text}***"
     return paint(paint(marks, "loud"), colour)
@@ -102,7 +110,7 @@ def _card(card: dict[str, Any], wide: bool) -> list[Cell | str]:
         card_index(card),
         card_name(card),
         state(card.get("verdict")),
-        _doing(card, wide),
+        doing(card, wide),
         memory(card, 16 if wide else 6, wide),
         share(card.get("memory_proven_bytes"), card.get("memory_total_bytes")),
         Cell(figure(heat, "°C" if unicode_output() else "C"), "red" if heat is not None and heat >= 83 else None),
@@ -115,7 +123,7 @@ def _card(card: dict[str, Any], wide: bool) -> list[Cell | str]:
     ]
 
 
-def _doing(card: dict[str, Any], wide: bool) -> Cell:
+def doing(card: dict[str, Any], wide: bool) -> Cell:
     """The card's state; of one being tested how far the test is."""
     percent, now = card.get("verified_percent"), state(card.get("state"))
     if percent is None or card.get("state") != "verifying":
@@ -145,11 +153,15 @@ def _blocks(part: int, total: int, blocks: int) -> int:
 
 
 def _queue(queue: dict[str, int]) -> str:
+    said = paint("QUEUE", "bold") + "  " + (counts(queue, (*GOING, *WAITING)) or "nothing runs, nothing waits")
+    over = counts(queue, ENDED)
+    return said + (f"   ended: {over}" if over else "")
+
+
+def counts(queue: dict[str, int], words: Sequence[str]) -> str:
+    """``2 running · 7 queued``: how many jobs are in these states, where there are any."""
     dot = " · " if unicode_output() else ", "
-    now = [f"{queue[word]} {word}" for word in (*_GOING, *_WAITING) if queue.get(word)]
-    ended = [f"{queue[word]} {word}" for word in _ENDED if queue.get(word)]
-    said = paint("QUEUE", "bold") + "  " + (dot.join(now) or "nothing runs, nothing waits")
-    return said + (f"   ended: {dot.join(ended)}" if ended else "")
+    return dot.join(f"{queue[word]} {word}" for word in words if queue.get(word))
 
 
 def _running(jobs: Sequence[dict[str, Any]], cards: Sequence[dict[str, Any]]) -> list[str]:
@@ -182,7 +194,8 @@ def _running(jobs: Sequence[dict[str, Any]], cards: Sequence[dict[str, Any]]) ->
     return fitted(columns, rows, _DROPPED_RUNNING, if_any=("SPEED", "DONE", "LEFT"))
 
 
-def _warnings(warnings: Sequence[str]) -> list[str]:
+def warning_lines(warnings: Sequence[str]) -> list[str]:
+    """Warnings, marked and wrapped."""
     room = terminal_width() or 10_000
     lines = [line for warning in warnings for line in wrap("! " + warning, room, "  ")]
     return [paint(line, "yellow") for line in lines]

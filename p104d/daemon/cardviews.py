@@ -13,21 +13,38 @@ from p104d.daemon.proofs import Proofs
 from p104d.daemon.rig import Rig, holds_by_card
 from p104d.hardware.catalog import lookup
 from p104d.store.cards import CardRecord
+from p104d.store.instances import Instance
 from p104d.store.reads import OpenAttempt
 
 
-def messages(rig: Rig, proofs: Proofs, attempts: Sequence[OpenAttempt]) -> list[m.Card]:
+def messages(rig: Rig, proofs: Proofs, attempts: Sequence[OpenAttempt], copies: Sequence[Instance]) -> list[m.Card]:
     """What people see, by index; missing cards last."""
-    holds = holds_by_card(attempts)
+    holds, models = holds_by_card(attempts), _models(copies)
     present = frozenset(rig.records[uuid].identity.index for uuid in rig.sights)
-    cards = [_message(rig, proofs, uuid, holds.get(uuid, ()), present) for uuid in rig.records]
+    cards = [_message(rig, proofs, uuid, holds.get(uuid, ()), models.get(uuid, ()), present) for uuid in rig.records]
     last = 1 << 30
     return sorted(
         cards, key=lambda card: (card.state == "missing", last if card.index is None else card.index, card.uuid)
     )
 
 
-def _message(rig: Rig, proofs: Proofs, uuid: str, holds: Sequence[Hold], taken: frozenset[int]) -> m.Card:
+def _models(copies: Sequence[Instance]) -> dict[str, list[tuple[str, int]]]:
+    """(Name, reserved bytes) of the copies on each card."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for copy in copies:
+        for card in copy.cards:
+            found.setdefault(card.uuid, []).append((copy.label, card.reserved_bytes))
+    return found
+
+
+def _message(
+    rig: Rig,
+    proofs: Proofs,
+    uuid: str,
+    holds: Sequence[Hold],
+    models: Sequence[tuple[str, int]],
+    taken: frozenset[int],
+) -> m.Card:
     record, sight = rig.records[uuid], rig.sights.get(uuid)
     identity = record.identity
     condition = rig.condition(uuid, [hold.job_id for hold in holds])
@@ -46,7 +63,8 @@ def _message(rig: Rig, proofs: Proofs, uuid: str, holds: Sequence[Hold], taken: 
         state=condition.state.value,
         memory_total_bytes=identity.memory_total_bytes,
         memory_used_bytes=reading.memory_used_bytes,
-        memory_reserved_bytes=sum(hold.reserved_bytes for hold in holds),
+        # A job on a copy holds what the copy has reserved.
+        memory_reserved_bytes=sum(hold.reserved_bytes for hold in holds) or sum(size for _, size in models),
         memory_proven_bytes=record.proven_bytes,
         temperature_celsius=reading.temperature_celsius,
         power_watts=reading.power_watts,
@@ -57,7 +75,7 @@ def _message(rig: Rig, proofs: Proofs, uuid: str, holds: Sequence[Hold], taken: 
         link_width=reading.link_width,
         throttle=list(reading.throttle),
         jobs=sorted({hold.job_id for hold in holds}),
-        models=[],
+        models=[name for name, _ in models],
         note=condition.note,
         catalog_name=entry.name if entry else None,
         driver=record.driver,

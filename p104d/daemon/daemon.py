@@ -35,7 +35,7 @@ from p104d.daemon.recover import recover
 from p104d.daemon.restore import RESCUE, check_queue, take_in_forgotten
 from p104d.daemon.rig import Rig
 from p104d.daemon.sampler import Sampler
-from p104d.daemon.server_launch import KIND, ServerPlaces
+from p104d.daemon.server_launch import GRACE_SECONDS, KIND, ServerPlaces
 from p104d.daemon.service import DaemonService
 from p104d.daemon.sights import MEMORY_TEST, Onlooker
 from p104d.daemon.submission import Intake
@@ -53,6 +53,10 @@ log = logging.getLogger(__name__)
 
 #: A step makes some hundred short-lived objects and no cycles: Python's own 700 would have the collector run all day.
 _GC_THRESHOLD = (20_000, 20, 50)
+
+
+#: A server that is told to go is killed after GRACE_SECONDS; a unit of systemd has 90 s to stop.
+_FAREWELL_SECONDS = GRACE_SECONDS + 5.0
 
 
 class WallClock:
@@ -142,6 +146,7 @@ class Daemon:
                 await server.stop()
                 self._places.socket.unlink(missing_ok=True)
             self._lookout.close(self._clock.monotonic())
+            await self._farewell()
             await self._loop.servers.close()
             await self._loop.models.close()
             await self._loop.proofs.close()
@@ -149,6 +154,21 @@ class Daemon:
             await self._sampler.close()
             await self._supervisor.close()
             self._ends.close()
+
+    async def _farewell(self) -> None:
+        """Unload what is idle, where the daemon ends because it was told to; nothing else begins meanwhile."""
+        if not self._stopping.is_set() or self.damage is not None:
+            return
+        self._loop.closing, stop = True, asyncio.Event()
+        try:
+            left = self._loop.step(self._loop.servers.unload_idle)
+        except UnavailableError:
+            return  # the next daemon finds them
+        if left:
+            stepping = asyncio.create_task(self._loop.run(stop))
+            await asyncio.wait(left, timeout=_FAREWELL_SECONDS)
+            stop.set()
+            await stepping
 
     async def _work(self) -> None:
         # What start-up made lives as long as the daemon: the collector need not look at it again.
@@ -199,7 +219,11 @@ class Daemon:
                 self._rig, settings, simulate=self._options.simulate, epoch=self._epoch, post=post
             ),
             models=lambda wake: Models(
-                system=self._options.system, user=settings.models.user, monotonic=self._clock.monotonic, wake=wake
+                system=self._options.system,
+                user=settings.models.user,
+                units_in=str(self._places.runtime) if self._supervisor.own_units else None,
+                monotonic=self._clock.monotonic,
+                wake=wake,
             ),
             servers=ServerPlaces(self._places.runtime, self._places.state, system=self._options.system),
             settings=settings,

@@ -13,7 +13,7 @@ from p104d.core.units import format_size
 from p104d.daemon.cardviews import messages
 from p104d.daemon.loop import Loop
 from p104d.daemon.paths import Places
-from p104d.store import reads
+from p104d.store import instances, reads
 
 #: Below this the queue and the logs of running jobs may soon find the disk full.
 _LOW_DISK_BYTES = 2 * 2**30
@@ -25,7 +25,7 @@ _NO_EARLIER = 1_704_067_200.0  # 2024-01-01
 def checks(loop: Loop, places: Places, *, simulated: bool) -> list[m.Check]:
     """Every check, in the order in which a person would mend them."""
     with loop.database.read() as conn:
-        cards = messages(loop.rig, loop.proofs, reads.open_attempts(conn))
+        cards = messages(loop.rig, loop.proofs, reads.open_attempts(conn), instances.open_instances(conn))
     return [
         *_driver(loop, simulated),
         *_devices(simulated),

@@ -12,7 +12,7 @@ from p104d.daemon.cardnames import resolve
 from p104d.daemon.cardviews import messages
 from p104d.daemon.loop import Loop
 from p104d.daemon.work import Work
-from p104d.store import reads
+from p104d.store import instances, reads
 
 
 def drain(loop: Loop, caller: Caller, cards: list[str], undo: bool) -> m.Cards:
@@ -36,5 +36,8 @@ def drain(loop: Loop, caller: Caller, cards: list[str], undo: bool) -> m.Cards:
 
     loop.step(request)
     with loop.database.read() as conn:
-        found = {card.uuid: card for card in messages(loop.rig, loop.proofs, reads.open_attempts(conn))}
+        found = {
+            card.uuid: card
+            for card in messages(loop.rig, loop.proofs, reads.open_attempts(conn), instances.open_instances(conn))
+        }
     return m.Cards([found[uuid] for uuid in uuids])

@@ -26,6 +26,8 @@ _HEAD_BYTES = 64 * 1024
 _TAIL_BYTES = 192 * 1024
 #: An error of CUDA ends a program: it is found near the end of its output.
 _COMPLAINT_BYTES = 16 * 1024
+#: One line, with the mend, is what a batch runner says last.
+_LAST_WORD_BYTES = 600
 #: A claim that is taken back again and again means that shims cannot start here; its job waits longer each time.
 _PATIENT_REVOKES = 3
 #: What a batch runner ends with when its server does not give a single token any more (engines.batch).
@@ -37,8 +39,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt's end as its folder tells it, with what was measured; all reading of files is done by now.
 
     ``never_seen`` tells that its processes were looked for on its cards and never found; ``complaint`` is an error in
-    its output that may be its card's fault; ``model`` is what it said it loaded; ``note`` why nothing was started,
-    where that is not the job's own fault (``failure``).
+    its output that may be its card's fault; ``model`` is what it said it loaded; ``said`` why a batch of requests has
+    failed; ``note`` why nothing was started, where that is not the job's own fault (``failure``).
     """
 
     key: Key
@@ -50,6 +52,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     measurements: tuple[Measurement, ...] = ()
     complaint: str | None = None
     model: str | None = None
+    said: str | None = None
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +72,18 @@ def against_card(folder: str, look: Look | None) -> str | None:
         return complaint(logs.read(folder, tail=_COMPLAINT_BYTES))
     except OSError:
         return None
+
+
+def last_word(folder: str, job: JobFacts | None, look: Look | None) -> str | None:
+    """Why a batch runner has failed, as the last line of its output tells. Never raises."""
+    record = look.exit if look is not None else None
+    if job is None or job.spec.engine is None or record is None or record.exit_code in (None, 0):
+        return None
+    try:
+        lines = logs.read(folder, tail=_LAST_WORD_BYTES).decode("utf-8", "replace").strip().split("\n")
+    except OSError:
+        return None
+    return lines[-1].removeprefix("error: ").strip()[:_LAST_WORD_BYTES] or None
 
 
 def read_output(folder: str, job: JobFacts | None, look: Look | None) -> Output:
@@ -191,6 +206,8 @@ def _ending(conn: Connection, done: Finished, job: JobFacts) -> Ending:
     found = _exited(done.look.exit, stop)
     if found.stop is None and found.exit_code == _NO_SERVER and job.spec.engine is not None:
         return msgspec.structs.replace(found, stop=Stop.SERVER_SILENT)
+    if found.exit_code and found.note is None and done.said:
+        found = msgspec.structs.replace(found, note=done.said)
     if found.exit_code == 0 and found.stop is None and done.never_seen and job.spec.gpu_required:
         return msgspec.structs.replace(found, stop=Stop.NEVER_ON_CARD)
     return found

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from p104d.core.errors import UnavailableError
-from p104d.daemon.endings import Finished, Output, against_card, read_output, together
+from p104d.daemon.endings import Finished, Output, against_card, last_word, read_output, together
 from p104d.daemon.lookout import Lookout
 from p104d.daemon.loop import Loop
 from p104d.processes.attempt import Key, Look, LookKind
@@ -63,7 +63,7 @@ class Ends:
         if key.kind != "job":
             return Finished(key=key, look=look)
         folder = self._supervisor.folder(key)
-        output = Output()
+        output, job = Output(), None
         if look.exit is not None:
             with self._loop.database.read() as conn:
                 job = reads.facts(conn, key.id)
@@ -79,4 +79,5 @@ class Ends:
             measurements=together(output.measurements, used),
             model=output.model,
             complaint=against_card(folder, look),
+            said=last_word(folder, job, look),
         )

@@ -49,6 +49,7 @@ def launch_spec(
         gid=drop[1] if drop else None,
         user=drop[2] if drop else None,
         umask=job.umask,
+        rlimits=job.env.limits,
         time_limit_seconds=job.spec.time_limit_seconds,
         grace_seconds=settings.stop_grace_seconds,
         log_limit_bytes=settings.log_limit_bytes,
@@ -76,6 +77,7 @@ def _origin(job: JobFacts) -> str:
         spec=job.spec,
         matrix=job.matrix,
         kept=job.env.kept,
+        limits=job.env.limits,
     )
     return msgspec.json.encode(origin).decode()
 
@@ -117,6 +119,7 @@ def notify_spec(owed: Owed, settings: Settings) -> LaunchSpec:
         uid=drop[0] if drop else None,
         gid=drop[1] if drop else None,
         user=drop[2] if drop else None,
+        rlimits=owed.limits,
         time_limit_seconds=_NOTIFY_SECONDS,
         grace_seconds=settings.stop_grace_seconds,
         log_limit_bytes=65536,

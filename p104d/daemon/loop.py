@@ -92,6 +92,8 @@ class Loop:
         self._events: deque[LoopEvent] = deque()
         self._save: dict[str, CardRecord] = {}
         self._wake = asyncio.Event()
+        #: The daemon ends: nothing is placed any more.
+        self.closing = False
         self._lingering = False
         self._dirty = True
         self._deadline: float | None = 0.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import p104d
 from p104d.daemon.cardviews import messages
 from p104d.daemon.metrics_counts import Counts
-from p104d.store import reads
+from p104d.store import instances, reads
 
 if TYPE_CHECKING:
     from p104d.daemon.loop import Loop
@@ -44,7 +44,10 @@ class Metrics:
         begun = time.perf_counter()
         loop = self._loop
         with loop.database.read() as conn:
-            cards, jobs = messages(loop.rig, loop.proofs, reads.open_attempts(conn)), reads.counts(conn)
+            cards, jobs = (
+                messages(loop.rig, loop.proofs, reads.open_attempts(conn), instances.open_instances(conn)),
+                reads.counts(conn),
+            )
         heat, problem = loop.settings.heat, loop.rig.problem
         picture = Picture(
             version=p104d.__version__,

@@ -11,7 +11,8 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from p104d.daemon.accounts import Account
 from p104d.engines.gguf import Part
 from p104d.engines.probed_model import ProbedModel
 from p104d.processes import as_user
-from p104d.processes.launchers import boot_argv, systemd_runs
+from p104d.processes.launchers import boot_argv
 
 __all__ = ["Probed", "ProbedModel", "Prober"]
 
@@ -31,6 +32,8 @@ PATIENCE_SECONDS = 20.0
 MOST_AT_ONCE = 4
 #: Children that SIGKILL does not end (their disk does not answer). With so many of them nothing more is asked.
 MOST_STUCK = 16
+#: What was killed is dead within milliseconds, or not before its disk answers.
+_GOODBYE_SECONDS = 1.0
 _STDERR_BYTES = 2000
 _NO_WORDS = "it ended without an answer"
 
@@ -56,12 +59,13 @@ class _Failed(Exception):
 class Prober:
     """Starts the children, a few at a time.
 
-    ``system``: this is the system's daemon; under systemd, whose sandbox hides homes and lets no user be changed, the
-    children are transient units, as jobs are. ``patience_seconds`` is for one look, waiting for a turn not counted.
+    ``units_in``: None, or, under systemd, where the system daemon's sandbox hides homes and lets no user be changed, a
+    folder of root's own: the children are transient units then, as jobs are, and leave their answers there.
+    ``patience_seconds`` is for one look, waiting for a turn not counted.
     """
 
-    def __init__(self, *, system: bool = False, patience_seconds: float = PATIENCE_SECONDS) -> None:
-        self._units = system and os.getuid() == 0 and systemd_runs()
+    def __init__(self, *, units_in: str | None = None, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._units_in = units_in
         self._patience = patience_seconds
         self._turns = asyncio.Semaphore(MOST_AT_ONCE)
         self._leaving: set[asyncio.Task[int]] = set()
@@ -90,6 +94,8 @@ class Prober:
 
     async def close(self) -> None:
         """Stop waiting for children that were killed. Looks that are under way are their callers' to cancel."""
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=_GOODBYE_SECONDS)
         for task in self._leaving:
             task.cancel()
         await asyncio.gather(*self._leaving, return_exceptions=True)
@@ -100,8 +106,10 @@ class Prober:
             if len(self._leaving) >= MOST_STUCK:
                 raise _Failed("the disks of earlier ones do not answer")
             drop = user if os.getuid() == 0 and uid != 0 else None
-            argv = boot_argv("as_user", "sys.argv[2:]", *as_user.arguments(_MODULE, drop, uid, gid, json.dumps(asked)))
-            output = await self._run(self._unit_argv(argv) if self._units else argv)
+            # systemd would put a variable's value for what begins with a dollar.
+            text = json.dumps(asked).replace("$", "\\u0024")
+            argv = boot_argv("as_user", "sys.argv[2:]", *as_user.arguments(_MODULE, drop, uid, gid, text))
+            output = await self._run(argv)
         try:
             answer = json.loads(output)
         except (ValueError, RecursionError):
@@ -110,38 +118,57 @@ class Prober:
             raise _Failed(_NO_WORDS)
         return answer
 
-    def _unit_argv(self, argv: list[str]) -> list[str]:
-        """Outside the daemon's sandbox, and ended by systemd where the daemon is not there to do it."""
-        properties = {"RuntimeMaxSec": f"{self._patience + 5:.0f}", "KillSignal": "SIGKILL", "WorkingDirectory": "/"}
-        settings = [part for name, value in properties.items() for part in ("-p", f"{name}={value}")]
-        return [
-            "systemd-run",
-            *("--system", "--pipe", "--wait", "--collect", "--quiet", "--no-ask-password"),
-            "--description=p104d looks at a model",
-            *settings,
-            "--",
-            *argv,
-        ]
-
     async def _run(self, argv: list[str]) -> bytes:
         """What the program prints. Raises _Failed."""
-        output, words = os.memfd_create("model-probe"), os.memfd_create("model-probe-stderr")
         try:
-            code = await self._end_of(argv, output, words)
-            if code != 0:
-                raise _Failed(_last_line(words) or _NO_WORDS)
-            return os.pread(output, as_user.MOST_OUTPUT_BYTES, 0)
+            if self._units_in is not None:
+                return await self._run_unit(argv, self._units_in)
+            # Files in memory, not pipes: nothing is left to be read or closed when it is killed.
+            with _memory("answer") as output, _memory("words") as words:
+                code = await self._end_of(argv, output, words)
+                if code != 0:
+                    raise _Failed(_last_line(words) or _NO_WORDS)
+                return os.pread(output, as_user.MOST_OUTPUT_BYTES, 0)
         except TimeoutError:
             raise _Failed(f"the disk did not answer within {self._patience:g} s") from None
         except (OSError, ValueError) as error:
             raise _Failed(getattr(error, "strerror", None) or str(error)) from None
-        finally:
-            os.close(output)
-            os.close(words)
+
+    async def _run_unit(self, argv: list[str], parent: str) -> bytes:
+        """The same outside the daemon's sandbox. Raises _Failed, TimeoutError, OSError."""
+        # A folder for each: one that starts when nobody waits any more finds it gone, and ends.
+        with tempfile.TemporaryDirectory(prefix="look-", dir=parent, ignore_cleanup_errors=True) as folder:
+            path = os.path.join(folder, "answer")
+            with _memory("words") as words:
+                code = await self._end_of(self._unit_argv(argv, path), subprocess.DEVNULL, words)
+                said = _last_line(words)
+            with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+                if code == 0:
+                    return file.read(as_user.MOST_OUTPUT_BYTES)
+                said = _last_line(file.fileno()) or said
+        raise _Failed(said or _NO_WORDS)
+
+    def _unit_argv(self, argv: list[str], path: str) -> list[str]:
+        properties = {
+            # So that systemd-run returns when it has ended; its own --wait needs D-Bus, which not every host has.
+            "Type": "oneshot",
+            "StandardOutput": f"file:{path}",
+            "StandardError": "inherit",
+            # Where the daemon is not there to end it.
+            "TimeoutStartSec": f"{self._patience + 5:.0f}",
+            "KillSignal": "SIGKILL",
+        }
+        return [
+            "systemd-run",
+            *("--system", "--collect", "--quiet", "--no-ask-password"),
+            "--description=p104d looks at a model",
+            *(part for name, value in properties.items() for part in ("-p", f"{name}={value}")),
+            "--",
+            *argv,
+        ]
 
     async def _end_of(self, argv: list[str], output: int, words: int) -> int:
         """Its exit code. Raises TimeoutError, OSError."""
-        # Files in memory, not pipes: nothing is left to be read or closed when it is killed.
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=subprocess.DEVNULL,
@@ -166,6 +193,16 @@ class Prober:
         task = asyncio.get_running_loop().create_task(process.wait())
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
+
+
+@contextlib.contextmanager
+def _memory(name: str) -> Iterator[int]:
+    """A file in memory, by its descriptor."""
+    descriptor = os.memfd_create(f"model-probe-{name}")
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _last_line(descriptor: int) -> str:

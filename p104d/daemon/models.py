@@ -62,11 +62,20 @@ class _Look(msgspec.Struct):
 
 
 class Models:
-    """All models that jobs ask for. ``wake`` is called when something has become known."""
+    """All models that jobs ask for. ``wake`` is called when something has become known. ``user`` runs the servers that
+    are shared; ``units_in`` is the Prober's."""
 
-    def __init__(self, *, system: bool, user: str, monotonic: Callable[[], float], wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        system: bool,
+        user: str,
+        units_in: str | None,
+        monotonic: Callable[[], float],
+        wake: Callable[[], None],
+    ) -> None:
         self._system, self._user, self._monotonic, self._wake = system, user, monotonic, wake
-        self._prober = Prober(system=system)
+        self._prober = Prober(units_in=units_in)
         self._looks: dict[tuple[str, int], _Look] = {}
         self._tasks: dict[tuple[str, int], asyncio.Task[_Look]] = {}
         self._fits: dict[tuple[object, ...], Fit | Misfit] = {}

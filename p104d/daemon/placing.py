@@ -60,6 +60,8 @@ class Placer:
     def place(self, conn: Connection, work: Work, now: float) -> None:
         """Jobs first; memory tests begin on what they leave idle, and go from what they take."""
         loop = self._loop
+        if loop.closing:
+            return
         attempts, copies = reads.open_attempts(conn), instances.open_instances(conn)
         holds = {uuid: [hold.job_id for hold in held] for uuid, held in holds_by_card(attempts).items()}
         for copy in copies:

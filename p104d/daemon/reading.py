@@ -22,7 +22,7 @@ from p104d.daemon.loop import Loop
 from p104d.daemon.progress import Asked, Current, ProgressReader
 from p104d.daemon.waiting import Explainer
 from p104d.processes.attempt import Key
-from p104d.store import lists, reads
+from p104d.store import instances, lists, reads
 from p104d.store.lists import Brief, JobFilter
 
 
@@ -49,7 +49,7 @@ class Readings:
             rows = lists.job_rows(conn, [attempt.job_id for attempt in attempts])
             return m.Status(
                 daemon=self._daemon(),
-                cards=messages(self._loop.rig, self._loop.proofs, attempts),
+                cards=messages(self._loop.rig, self._loop.proofs, attempts, instances.open_instances(conn)),
                 queue=reads.counts(conn),
                 running=self._listed(conn, rows, caller, explain=False),
                 warnings=[*self._loop.rig.warnings(), *self.warnings()],
@@ -68,7 +68,9 @@ class Readings:
     def cards(self, caller: Caller) -> m.Cards:  # noqa: ARG002 - everybody sees the cards
         """All cards."""
         with self._loop.database.read() as conn:
-            return m.Cards(messages(self._loop.rig, self._loop.proofs, reads.open_attempts(conn)))
+            return m.Cards(
+                messages(self._loop.rig, self._loop.proofs, reads.open_attempts(conn), instances.open_instances(conn))
+            )
 
     def listed(self, caller: Caller, query: JobFilter) -> m.ListedJobs:
         """Jobs that fit, newest first."""

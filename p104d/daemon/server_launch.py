@@ -32,6 +32,10 @@ _LOG_BYTES = 4 * 2**20
 _INHERITED = ("PATH", "LD_LIBRARY_PATH")
 
 
+#: A server makes one thing that others have to write to, its socket; the folder around it keeps strangers out.
+_UMASK = 0o000
+
+
 class ServerPlaces:
     """Where servers listen: a folder each. It is the same for every daemon of a state folder, however it is started."""
 
@@ -50,7 +54,8 @@ class ServerPlaces:
     def make(self, number: int, owner: Account | None, *, shared: bool) -> None:
         """Make the folder of a socket, for ``owner`` (None: the daemon's own user) to make the socket in.
 
-        Who may connect is who may enter: the owner alone, or, where the copy is ``shared``, group p104. Raises OSError.
+        Who may connect is who may enter: the owner alone, or, where the copy is ``shared``, group p104 (and root, who
+        may enter but not write). So the socket itself is open to all. Raises OSError.
         """
         self.folder.mkdir(mode=0o755 if self._system else 0o700, parents=True, exist_ok=True)
         if os.lstat(self.folder).st_uid != os.getuid() or self.folder.is_symlink():
@@ -61,13 +66,16 @@ class ServerPlaces:
         place.mkdir(mode=0o700)
         if owner is None:
             return
+        # In this order, and no setgid bit: that is all that the sandbox of the service leaves to root.
+        place.chmod(0o710 if shared else 0o700)
         os.chown(place, owner.uid, _group() if shared else owner.gid)
-        # The socket takes the folder's group, so that the members of p104 may write to it, which is to connect.
-        place.chmod(0o2710 if shared else 0o700)
 
     def remove(self, number: int) -> None:
         """The copy is gone."""
-        shutil.rmtree(self.folder / str(number), ignore_errors=True)
+        place = self.folder / str(number)
+        with contextlib.suppress(OSError):
+            os.chown(place, os.getuid(), os.getgid(), follow_symlinks=False)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _group() -> int:
@@ -86,7 +94,6 @@ def server_spec(
     pooling: bool,
     loaded: Loaded,
     owner: Account | None,
-    shared: bool,
     cards: Sequence[str],
     reserved: Sequence[int],
     ram_bytes: int,
@@ -123,7 +130,7 @@ def server_spec(
         uid=None if same else who.uid,
         gid=None if same else who.gid,
         user=None if same else who.name,
-        umask=0o007 if shared else 0o077,
+        umask=_UMASK,
         grace_seconds=min(GRACE_SECONDS, settings.stop_grace_seconds),
         log_limit_bytes=_LOG_BYTES,
         ram_bytes=ram_bytes,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from p104d.core.clock import Clock
 from p104d.daemon.events import ServerReady, ServerSick
 from p104d.daemon.server_launch import KIND
-from p104d.engines.server_health import first_token, wait_ready
+from p104d.engines.server_health import alive, first_token, wait_ready
 from p104d.engines.server_log import ServerSaid, said
 from p104d.policy.retry import signal_text
 from p104d.processes import logs
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 _HEAD_BYTES, _TAIL_BYTES = 64 * 1024, 32 * 1024
 #: One token of a server that has answered before; its slots may be full of a job's requests.
 _AGAIN_SECONDS = 120.0
+#: llama-server answers ``/health`` from a thread that computes nothing. It may be swapped out, or the host overloaded.
+_BEAT_SECONDS, _MISSED_BEATS = 5.0, 3
 #: More of a server's own words makes no reason any clearer.
 _MOST_WORDS = 300
 #: What a server without a card says, and the mend.
@@ -39,12 +41,30 @@ class ServerWatch:
     ) -> None:
         self._supervisor, self._timeout, self._post, self._clock = supervisor, timeout_seconds, post, clock
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._beats: dict[int, asyncio.Task[None]] = {}
+        self._due: dict[int, float] = {}
 
     async def close(self) -> None:
         """Give up all watching."""
-        for task in self._tasks.values():
+        tasks = [*self._tasks.values(), *self._beats.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def beat(self, number: int, socket: str) -> None:
+        """Ask a copy that serves, now and then, whether it still answers at all; called as often as you like."""
+        now = self._clock.monotonic()
+        if number in self._beats or number in self._tasks or now < self._due.setdefault(number, now + _BEAT_SECONDS):
+            return
+        self._due[number] = now + _BEAT_SECONDS
+        task = self._beats[number] = asyncio.get_running_loop().create_task(self._beat(number, socket))
+        task.add_done_callback(lambda _: self._beats.pop(number, None))
+
+    async def _beat(self, number: int, socket: str) -> None:
+        for _ in range(_MISSED_BEATS):
+            if await alive(socket, patience=_BEAT_SECONDS):
+                return
+        self._post(ServerSick(number, f"it has not answered anything for {_MISSED_BEATS * _BEAT_SECONDS:.0f} s"))
 
     def begin(self, number: int, socket: str, *, embeddings: bool, since: float, was_ready: bool) -> None:
         """Watch copy ``number``, being loaded since ``since`` (Unix seconds)."""
@@ -78,9 +98,11 @@ class ServerWatch:
 
     def forget(self, number: int) -> None:
         """The copy is gone."""
-        task = self._tasks.pop(number, None)
-        if task is not None:
-            task.cancel()
+        self._due.pop(number, None)
+        for tasks in (self._tasks, self._beats):
+            task = tasks.pop(number, None)
+            if task is not None:
+                task.cancel()
 
     # --- its log ---------------------------------------------------------------------------------------------------
 

@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from p104d.daemon.loop import Loop
 
 log = logging.getLogger(__name__)
-IDLE, EVICTED, CARD_CLOSED, FOR_TEST, UNLOADED = (
+IDLE, EVICTED, CARD_CLOSED, FOR_TEST, UNLOADED, DAEMON_ENDS = (
     "idle for too long",
     "its cards were needed",
     "its card takes no work",
     "its card is to be tested",
     "unloaded by hand",
+    "the daemon ends",
 )
 
 
@@ -66,6 +67,14 @@ class Servers:
         """Stop watching; every server runs on."""
         await self._watch.close()
 
+    def unload_idle(self, conn: Connection, _now: float, work: Work) -> list[asyncio.Future[bool]]:
+        """The daemon is told to end: copies that serve nobody would only cost power until it is back."""
+        busy = jobs_on(reads.open_attempts(conn))
+        for copy in instances.open_instances(conn):
+            if copy.id not in busy:
+                self.evict(conn, copy.id, DAEMON_ENDS, work)
+        return list(self._gone.values())
+
     # --- inside a step's transaction -------------------------------------------------------------------------------
 
     def load(self, conn: Connection, load: LoadModel, known: Known, snapshot: Snapshot, work: Work, now: float) -> None:
@@ -82,7 +91,6 @@ class Servers:
             pooling=known.model.pooling,
             loaded=loaded,
             owner=self._account(new.uid),
-            shared=self._is_shared(known),
             cards=load.cards,
             reserved=[card.reserved_bytes for card in new.cards],
             ram_bytes=new.ram_bytes,
@@ -290,6 +298,8 @@ class Servers:
         self._jobs = {number: attempt.job_id for number, attempt in busy.items()}
         for copy in copies:
             self._cards[copy.id] = copy.uuids
+            if copy.state is InstanceState.READY:
+                self._watch.beat(copy.id, copy.loaded.socket)
             for uuid in copy.uuids:
                 seen = ours.get(uuid, {})
                 most = seen.get(-copy.id, 0) or (seen.get(busy[copy.id].job_id, 0) if copy.id in busy else 0)

@@ -29,6 +29,7 @@ from p104d.daemon.history import HistoryReader
 from p104d.daemon.logs import LogReader
 from p104d.daemon.loop import Loop
 from p104d.daemon.metrics import CONTENT_TYPE, Metrics
+from p104d.daemon.modelverbs import ModelVerbs
 from p104d.daemon.paths import Places
 from p104d.daemon.power import PowerKeeper
 from p104d.daemon.power_verb import set_power, show_power
@@ -69,6 +70,7 @@ class DaemonService(Readings):
         self._verbs = Verbs(loop)
         self._logs = LogReader(loop)
         self._verify = Verify(loop)
+        self._models = ModelVerbs(loop, user_mode=facts.user_mode)
         self.warnings: Callable[[], Sequence[str]] = lambda: ()
         self.copy_telemetry: Callable[[Path], Awaitable[None]] = _nothing_recorded
         self._copy: Path | None = None
@@ -166,13 +168,13 @@ class DaemonService(Readings):
         """What is wished of cards' settings, and how they stand."""
         return show_power(self._loop.rig, self._keeper)
 
-    def models(self, caller: Caller) -> Residents:  # noqa: ARG002
+    def models(self, caller: Caller) -> Residents:
         """The copies of models on the cards, pins and load times."""
-        raise UnavailableError("this daemon keeps no models on its cards")
+        return self._models.residents(caller)
 
-    def models_verb(self, caller: Caller, verb: ModelVerb, model: str) -> Residents:  # noqa: ARG002
-        """pin, unpin, unload: to the copies that ``model`` (a path, ``#id`` or a name) means."""
-        raise UnavailableError("this daemon keeps no models on its cards")
+    def models_verb(self, caller: Caller, verb: ModelVerb, model: str) -> Residents:
+        """Pin a model, unpin it, or unload its idle copies."""
+        return self._models.do(caller, verb, model)
 
     async def plan(self, caller: Caller, cards: int | None, limit: int) -> Forecast:  # noqa: ARG002
         """When the queue will be done, on this rig's cards or on so many."""

@@ -54,8 +54,8 @@ class Misfit(NamedTuple):
 def ask_of(need: ModelNeed, trained: int = 0) -> Ask:
     """How the model of a job is loaded; ``trained`` is the context that the model was trained to (0: unknown).
 
-    For embeddings llama.cpp reads a request in one batch, which so has to hold all of it; and models that know positions
-    by a table have none beyond what they were trained to.
+    For embeddings llama.cpp reads a request in one batch, which so has to hold all of it; and models that know
+    positions by a table have none beyond what they were trained to.
     """
     ask = Ask(context=need.context, parallel=need.parallel, kv_cache=need.kv_cache)
     if not need.embeddings:
@@ -114,7 +114,7 @@ class _Rig:
         return None
 
     def _any_of(self, ask: Ask, count: int, vram: int | None) -> tuple[str, ...]:
-        """The cards among which any ``count`` do; empty where none are. What fits on equal cards fits on larger ones."""
+        """The cards among which any ``count`` do; empty where none are. What fits on equal cards fits on larger."""
         for size in self._sizes:
             enough = tuple(card.uuid for card in self._cards if card.capacity_bytes >= size)
             if len(enough) < count:

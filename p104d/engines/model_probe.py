@@ -88,7 +88,7 @@ def wants_embeddings(path: str) -> bool | None:
 
 
 def _beginning(path: str) -> bytes:
-    """Whole lines at the beginning of a plain file. Raises OSError, ValueError."""
+    """The beginning of a plain file; a last line that is cut says nothing. Raises OSError, ValueError."""
     # Looked at before it is opened: opening a FIFO or a device is an act.
     if not stat.S_ISREG(os.stat(path).st_mode):
         return b""
@@ -100,7 +100,7 @@ def _beginning(path: str) -> bytes:
         if len(data) == PEEKED_BYTES and b"\n" not in data:
             # A first line longer than that is rare, and still the only one to tell by.
             data += _read(file, MOST_LINE_BYTES - PEEKED_BYTES)
-    return data[: data.rfind(b"\n") + 1] if len(data) >= PEEKED_BYTES and b"\n" in data else data
+    return data
 
 
 def _read(file: io.RawIOBase | io.FileIO, most: int) -> bytes:

@@ -38,9 +38,9 @@ def server_argv(
 ) -> list[str]:
     """The argv that serves ``model`` over the Unix socket ``socket``; ``extra`` comes last, so it wins.
 
-    ``cards``: how many the server will see. ``tensor_split``: the layers of each (``model_fit.placed``). ``embeddings``:
-    it is to make embeddings, for which ``pooling`` tells whether the model's header says how. Raises ValueError for a
-    socket that llama-server would not take for one, or the kernel would refuse.
+    ``cards``: how many the server will see. ``tensor_split``: the layers of each (``model_fit.placed``).
+    ``embeddings``: it is to make embeddings, for which ``pooling`` tells whether the model's header says how. Raises
+    ValueError for a socket that llama-server would not take for one, or the kernel would refuse.
     """
     if not socket.endswith(".sock") or len(socket.encode(errors="surrogateescape")) > MOST_SOCKET_BYTES:
         raise ValueError(f"{socket}: a server's socket ends in .sock, in at most {MOST_SOCKET_BYTES} bytes")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import socket as sockets
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -96,6 +95,17 @@ async def wait_ready(
         return Health(_now() - began, failure=f"the model server is not ready after {deadline_seconds:g} s: {why}")
 
 
+async def alive(socket: str, *, patience: float) -> bool:
+    """Whether anybody answers at ``socket`` within ``patience`` seconds: a server with all its slots busy does, one
+    that was stopped, or is stuck at its end, does not."""
+    try:
+        async with asyncio.timeout(patience):
+            await _exchange(socket, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    except (_Wait, BrokenError, TimeoutError):
+        return False
+    return True
+
+
 def _now() -> float:
     return asyncio.get_running_loop().time()
 
@@ -120,6 +130,14 @@ async def _ask(path: str, embeddings: bool) -> None:
 
 async def _post(path: str, url: str, body: bytes) -> Response:
     """One request over a connection of its own. Raises _Wait, BrokenError."""
+    head = (
+        f"POST {url} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return await _exchange(path, head.encode() + body)
+
+
+async def _exchange(path: str, request: bytes) -> Response:
     loop = asyncio.get_running_loop()
     with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM | sockets.SOCK_NONBLOCK | sockets.SOCK_CLOEXEC) as sock:
         try:
@@ -127,12 +145,8 @@ async def _post(path: str, url: str, body: bytes) -> Response:
             sock.connect(path)
         except (OSError, ValueError) as error:
             raise _Wait(_line(f"its socket is not there ({getattr(error, 'strerror', None) or error})")) from None
-        head = (
-            f"POST {url} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
         try:
-            await loop.sock_sendall(sock, head.encode() + body)
+            await loop.sock_sendall(sock, request)
             return await _receive(loop, sock)
         except OSError as error:
             raise BrokenError(f"the server ended the connection ({error.strerror})") from None
@@ -156,7 +170,7 @@ def _is_token(body: Any) -> bool:
 
 
 def _is_embedding(body: Any) -> bool:
-    """Of numbers: one that is none was computed by a card that cannot."""
+    """Of numbers: what is none (null by now) was computed by a card that cannot."""
     data = body.get("data") if isinstance(body, dict) else None
     first = data[0] if isinstance(data, list) and data else None
     numbers = first.get("embedding") if isinstance(first, dict) else None
@@ -164,7 +178,7 @@ def _is_embedding(body: Any) -> bool:
 
 
 def _is_number(one: object) -> bool:
-    return isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one)
+    return isinstance(one, int | float) and not isinstance(one, bool)
 
 
 def _line(text: str) -> str:

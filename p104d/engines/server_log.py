@@ -29,13 +29,15 @@ _CPU_ONLY = re.compile(
 )
 #: From what tells most to what tells that there was something. Within one, the last line counts.
 _KINDS: tuple[re.Pattern[str], ...] = (
-    re.compile(r".*(?:out of memory|unable to allocate|failed to allocate|not enough (?:memory|space))", re.I),
+    re.compile(r".*out of memory", re.I),
+    re.compile(r".*(?:unable to allocate|failed to allocate|not enough (?:memory|space))", re.I),
     re.compile(r"(?:error: (?:invalid|unknown) argument|error while handling (?:argument|environment))", re.I),
     re.compile(
         r".*(?:failed to open GGUF|invalid magic|unknown model architecture|within the file bounds|unsupported model"
         r"|missing tensor|wrong number of tensors|wrong shape|CUDA error|no kernel image|requires flash_attn"
         r"|requires Flash Attention|couldn't bind|could not bind|failed to bind|GGML_ASSERT|fatal error"
-        r"|error while loading shared libraries|No such file or directory|Permission denied|terminate called|what\(\):)",
+        r"|error while loading shared libraries|No such file or directory|Permission denied|terminate called"
+        r"|what\(\):)",
         re.I,
     ),
     re.compile(r".*error loading model: (?!.*failed to load model)", re.I),

@@ -16,14 +16,14 @@ from p104d.core.job import Requirement
 from p104d.core.plan import CardRefusal, Explanation, Reservation
 from p104d.core.snapshot import CardView, Snapshot, WaitingJob
 from p104d.core.units import format_duration, format_size, iso
+from p104d.policy.explain_models import explain_model_job, unpin
+from p104d.policy.explain_words import are, grouped, indexes, names
 from p104d.policy.fit import Obstacle, Seat, cards_text, host_refusal, impossible, jobs_text, obstacle, seat_refusal
 from p104d.policy.schedule import Round, in_order
 
 #: What ``explain`` says of a job that the plan for the same snapshot starts.
 STARTS_NOW = "nothing: there is room, it starts now"
 PAUSED = "the queue is paused; p104ctl resume lets it go on"
-#: A sentence stays one sentence: of a large rig only so many different answers are named.
-_MOST_GROUPS = 4
 
 
 def explain(snapshot: Snapshot, job: WaitingJob) -> Explanation:
@@ -32,10 +32,13 @@ def explain(snapshot: Snapshot, job: WaitingJob) -> Explanation:
     turn = Round(snapshot)
     if snapshot.paused:
         return Explanation(waiting_because=PAUSED, cards=_answers(turn, job))
+    if job.family is not None:
+        return explain_model_job(turn, [*waiting, job], job, STARTS_NOW)
     for other in in_order([*waiting, job]):
         if other.id == job.id:
             break
-        turn.consider(other)
+        turn.serve(other)
+    turn.settle(job)
     answers = _answers(turn, job)
     blocked = _host_because(turn, job)
     if turn.consider(job) is not None:
@@ -69,8 +72,14 @@ def _because(
         return blocked.text if blocked.behind or mine is None else f"{blocked.text}{_first_for_host(turn, mine)}"
     if mine is not None:
         return _first_in_line(turn, mine)
-    if _only_kept(turn, job) and first is not None:
-        return f"waits behind job {first.job_id}, for which {_names(turn, first.cards)} {_are(first.cards)} kept"
+    if _only_kept(turn, job):
+        if first is not None:
+            return (
+                f"waits behind job {first.job_id}, for which {names(turn.seats, first.cards)} {are(first.cards)} kept"
+            )
+        if turn.models is not None and turn.models.kept:
+            kept = turn.models.kept[0]
+            return f"waits behind job {kept.job_id}, for which {names(turn.seats, kept.cards)} {are(kept.cards)} kept"
     return _no_room(turn, job, answers)
 
 
@@ -88,7 +97,7 @@ def _host_because(turn: Round, job: WaitingJob) -> _Short | None:
         return None
     short = host_refusal(
         req,
-        ram_free_bytes=turn.ram_free_bytes,
+        ram_free_bytes=turn.ram_bytes(),
         slots_free=turn.slots_free,
         slots_total=turn.host.cpu_slots_total,
     )
@@ -99,20 +108,26 @@ def _host_because(turn: Round, job: WaitingJob) -> _Short | None:
         return _Short(short if first is None else f"{short}; waits behind job {first}", first is not None)
     if place is not None and turn.slots_free <= 1:
         return _Short(f"a place for a job without a card is free, but kept for job {place}", True)
-    return _Short(f"host memory: {format_size(turn.ram_free_bytes)} free, but kept for job {memory}", True)
+    return _Short(f"host memory: {format_size(turn.ram_bytes())} free, but kept for job {memory}", True)
 
 
 def _first_for_host(turn: Round, mine: Reservation) -> str:
-    kept = f", {_names(turn, mine.cards)} too" if mine.cards else ""
+    kept = f", {names(turn.seats, mine.cards)} too" if mine.cards else ""
     return f"; first in line: what gets free is kept for it{kept}"
 
 
 def _first_in_line(turn: Round, mine: Reservation) -> str:
     kept = set(mine.cards)
-    ending = {hold.job_id for seat in turn.seats if seat.view.uuid in kept for hold in seat.holds}
+    seats = [seat for seat in turn.seats if seat.view.uuid in kept]
+    ending = {hold.job_id for seat in seats for hold in seat.holds}
+    loading = [
+        seat.model.label for seat in seats if seat.model is not None and seat.model.blocks is Obstacle.MODEL_LOADING
+    ]
     by = "" if mine.starts_by is None else f", by {iso(mine.starts_by)} at the latest"
-    waits = f"until {jobs_text(ending)} end{'s' if len(ending) == 1 else ''}" if ending else "until there is room"
-    return f"first in line: {_names(turn, mine.cards)} {_are(mine.cards)} kept for it {waits}{by}"
+    until = [f"{jobs_text(ending)} end{'s' if len(ending) == 1 else ''}"] if ending else []
+    until += [f"model {label} is loaded" for label in dict.fromkeys(loading)]
+    waits = f"until {' and '.join(until or ['there is room'])}"
+    return f"first in line: {names(turn.seats, mine.cards)} {are(mine.cards)} kept for it {waits}{by}"
 
 
 def _only_kept(turn: Round, job: WaitingJob) -> bool:
@@ -127,21 +142,8 @@ def _no_room(turn: Round, job: WaitingJob, answers: Sequence[CardRefusal]) -> st
         return "no card is known yet"
     have = f"{room} {'has' if room == 1 else 'have'} room"
     lead = f"needs {cards_text(needs)}, {have}" if room else "no card has room"
-    reasons = _grouped(turn.seats, answers, len(turn.seats) > 1)
+    reasons = grouped(turn.seats, answers)
     return f"{lead}: {reasons}{_mend(turn, job, needs - room)}"
-
-
-def _grouped(seats: Sequence[Seat], answers: Sequence[CardRefusal], numbered: bool) -> str:
-    """Equal answers told once: ``card 0: drained; cards 1, 2: holds job 7 alone``."""
-    groups: dict[str, list[int]] = {}
-    for seat, answer in zip(seats, answers, strict=True):
-        if answer.refusal is not None:
-            groups.setdefault(answer.refusal, []).append(seat.view.index)
-    if not numbered:
-        return next(iter(groups), "none")
-    told = [f"{_indexes(where)}: {text}" for text, where in list(groups.items())[:_MOST_GROUPS]]
-    others = sum(len(where) for where in list(groups.values())[_MOST_GROUPS:])
-    return "; ".join([*told, f"and {others} more"] if others else told)
 
 
 def _mend(turn: Round, job: WaitingJob, short: int) -> str:
@@ -153,11 +155,11 @@ def _mend(turn: Round, job: WaitingJob, short: int) -> str:
     found = [(seat, obstacle(seat, req)) for seat in turn.seats]
     foreign = [seat.view.index for seat, what in found if what is Obstacle.FOREIGN]
     if len(foreign) >= short:
-        return f"; end the other processes on {_indexes(foreign[:short])}"
+        return f"; end the other processes on {indexes(foreign[:short])}"
     small = [seat.view.capacity_bytes for seat, what in found if what is Obstacle.BELOW_PROMISE and not seat.holds]
     if len(small) >= short:
         return "; a job with vram can use the smaller cards"
-    return ""
+    return unpin([seat for seat, what in found if what is Obstacle.MODEL_PINNED], short)
 
 
 def _drained(card: CardView) -> bool:
@@ -166,19 +168,6 @@ def _drained(card: CardView) -> bool:
 
 def _takes_if_open(card: CardView, req: Requirement) -> bool:
     return obstacle(Seat(msgspec.structs.replace(card, closed=None)), req) is None
-
-
-def _names(turn: Round, uuids: Sequence[str]) -> str:
-    kept = set(uuids)
-    return _indexes([seat.view.index for seat in turn.seats if seat.view.uuid in kept])
-
-
-def _indexes(indexes: Sequence[int]) -> str:
-    return f"card{'s' if len(indexes) > 1 else ''} {', '.join(str(index) for index in indexes)}"
-
-
-def _are(uuids: Sequence[str]) -> str:
-    return "are" if len(uuids) > 1 else "is"
 
 
 def blocked_by_hold(job_id: int) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from msgspec.structs import replace
+
 from p104d.core.plan import KeptCards, LoadModel, Reservation, Start
 from p104d.core.snapshot import Hold, Snapshot, WaitingJob
 from p104d.policy.fit import Obstacle, Occupant, Seat
 from p104d.policy.models_view import Queues, occupants, residency_view
 from p104d.policy.residency import Behind, Turn
-from p104d.policy.residency_view import Begin, Kept, Load
+from p104d.policy.residency_view import Begin, Kept, Load, View
 
 
 class Models:
@@ -39,6 +41,8 @@ class Models:
         self.loads: list[LoadModel] = []
         self.kept: list[KeptCards] = []
         self.kept_for: dict[str, int] = {}
+        self.acts: list[Begin | Load] = []
+        self.decided_kept: list[Kept] = []
         self.wants_ram_bytes = 0
 
     def decide(self, ram_free_bytes: int, behind: WaitingJob | None = None) -> int:
@@ -47,6 +51,8 @@ class Models:
         rig.ram_free_bytes = ram_free_bytes
         rig.short.clear()
         found = self.turn.decide(self.queues.lines(), self._behind(behind))
+        self.acts += found.acts
+        self.decided_kept += found.kept
         for act in found.acts:
             if isinstance(act, Begin):
                 self._begin(act)
@@ -89,10 +95,39 @@ class Models:
         """Host memory that comes back if all copies are unloaded that may be."""
         return self.ram_bytes_of(self._evictable())
 
-    def gives(self, seat: Seat) -> bool:
-        """Whether commands may have this card: neither it nor any other of the copy on it is kept for a model job."""
-        cards = (seat.view.uuid,) if seat.model is None else seat.model.cards
-        return not self.kept_for or self.kept_for.keys().isdisjoint(cards)
+    def kept_job(self, seat: Seat) -> int | None:
+        """The model job for which this card, or another one of the copy on it, is kept; None: commands may have it."""
+        if not self.kept_for:
+            return None
+        cards = (seat.view.uuid,) if seat.model is None else (seat.view.uuid, *seat.model.cards)
+        return next((self.kept_for[card] for card in cards if card in self.kept_for), None)
+
+    def wanted(self, model: Occupant) -> bool:
+        """Whether jobs wait for this copy's family."""
+        return model.id in self.residents and self.queues.wanted(self.residents[model.id].family)
+
+    def cards_of(self, family: str) -> tuple[str, ...]:
+        """The cards with copies of ``family`` that may be used, as the round has left them."""
+        return tuple(
+            uuid
+            for uuid, seat in self.seats.items()
+            if seat.model is not None
+            and seat.model.id in self.turn.rig.residents
+            and self.residents[seat.model.id].family == family
+        )
+
+    def view_now(self) -> View:
+        """The view as the round has left it."""
+        rig = self.turn.rig
+        cards = tuple(replace(card, closed=card.id in rig.closed) for card in self.view.cards)
+        on = {seat.model.id for seat in self.seats.values() if seat.model is not None}
+        begun = {act.resident for act in self.acts if isinstance(act, Begin)}
+        residents = tuple(
+            replace(each, busy_since=self.now) if each.id in begun else each
+            for each in self.view.residents
+            if each.id in on
+        )
+        return replace(self.view, cards=cards, residents=residents)
 
     def cost(self, model: Occupant | None) -> tuple[bool | float, ...]:
         """What a command's card costs the models: nothing; a copy used long ago; one for which jobs wait."""

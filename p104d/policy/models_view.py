@@ -96,6 +96,7 @@ def _resident(each: ResidentModel, now: float) -> Resident:
 def _family(each: ModelFamily) -> Family:
     return Family(
         name=each.key,
+        label=each.label,
         cards=each.cards,
         load_seconds=each.load_seconds,
         mean_seconds=each.mean_seconds,

@@ -21,7 +21,7 @@ def because(view: View, decisions: Decisions, line: Line, names: Mapping[str, st
         return STARTS_NOW
     loads = [act for act in decisions.acts if isinstance(act, Load) and act.family == family.name]
     if family.kept and loads:
-        return f"{family.name} is being loaded on {_cards(loads[0].cards, names)}"
+        return f"{family.label or family.name} is being loaded on {_cards(loads[0].cards, names)}"
     return _waits(view, decisions, family, job, names)
 
 
@@ -37,12 +37,12 @@ def _waits(view: View, decisions: Decisions, family: Family, job: int, names: Ma
     first = min(usable, key=lambda each: (rest(each, mean, view.now), each.id))
     where = _cards(first.cards, names)
     if first.loading:
-        return f"{family.name} is being loaded on {where}, ready {_soon(rest(first, mean, view.now))}"
+        return f"{family.label or family.name} is being loaded on {where}, ready {_soon(rest(first, mean, view.now))}"
     if first.busy_since is None and (other := _kept_for(decisions, first.cards)) is not None:
-        return f"{family.name} is loaded on {where}, which {_are(first.cards)} kept for job {other}"
+        return f"{family.label or family.name} is loaded on {where}, which {_are(first.cards)} kept for job {other}"
     again = "" if len(usable) > 1 else "; another copy would not pay now"
     soon = _soon(rest(first, mean, view.now))
-    return f"{family.name} is loaded on {where}, which {_are(first.cards)} at work, free {soon}{again}"
+    return f"{family.label or family.name} is loaded on {where}, which {_are(first.cards)} at work, free {soon}{again}"
 
 
 def _no_room(view: View, decisions: Decisions, family: Family, names: Mapping[str, str]) -> str:
@@ -50,7 +50,7 @@ def _no_room(view: View, decisions: Decisions, family: Family, names: Mapping[st
     fixed = {card for each in pinned for card in each.cards}
     could = [card.id for card in view.cards if not card.closed and card.id not in fixed]
     needs = "1 card" if family.cards == 1 else f"{family.cards} cards"
-    what = f"{family.name} is not loaded and needs" if family.kept else "needs"
+    what = f"{family.label or family.name} is not loaded and needs" if family.kept else "needs"
     if len(could) < family.cards:
         closed = sum(card.closed for card in view.cards)
         return f"{what} {needs}, of which {len(could)} could be had: {closed} closed, {len(fixed)} with pinned models"

@@ -21,10 +21,12 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
     ``mean_seconds`` is the mean run of the ``seen`` jobs that ended; None: none has. ``kept`` False: jobs without a
     model, each of which takes its cards alone, loads nothing and leaves nothing behind. ``fits`` are the cards that may
-    take a copy; None: all. ``ram_bytes`` is host memory that a copy takes.
+    take a copy; None: all. ``ram_bytes`` is host memory that a copy takes. ``label`` is what people call it; empty:
+    ``name``.
     """
 
     name: str
+    label: str = ""
     cards: int = 1
     load_seconds: float = 0.0
     mean_seconds: float | None = None

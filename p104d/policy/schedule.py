@@ -75,7 +75,7 @@ class Round:
         self.starts: list[Start] = []
         self.models = Models(snapshot, self.seats, self.starts) if snapshot.families or snapshot.residents else None
         self.keeps: list[Keep] = []
-        self._card_keep: Reservation | None = None
+        self.card_keep: Reservation | None = None
         self._kept_cards: frozenset[str] = frozenset()
         self._refused: dict[Requirement, float] = {}
 
@@ -146,12 +146,18 @@ class Round:
 
     def kept_from(self, seat: Seat, job: WaitingJob) -> int | None:
         """The job for which this card is kept from ``job``; None: it is not, or ``job`` surely ends before."""
-        if self.models is not None and seat.view.uuid in self.models.kept_for:
-            return self.models.kept_for[seat.view.uuid]
-        keep = self._card_keep
-        if keep is None or seat.view.uuid not in self._kept_cards or self._ends_before(job, keep.starts_by):
-            return None
-        return keep.job_id
+        if self.models is not None and (model_job := self.models.kept_job(seat)) is not None:
+            return model_job
+        return (
+            None
+            if self.card_keep is None or self._ends_before(job, self.card_keep.starts_by)
+            else self.reserved_for(seat)
+        )
+
+    def reserved_for(self, seat: Seat) -> int | None:
+        """The command for which this card is kept."""
+        keep = self.card_keep
+        return None if keep is None or seat.view.uuid not in self._kept_cards else keep.job_id
 
     def _ends_before(self, job: WaitingJob, starts_by: float | None) -> bool:
         if starts_by is None or job.time_limit_seconds is None:
@@ -162,10 +168,10 @@ class Round:
         """The best cards for the whole gang, unkept ones first, in order of index; None: not enough of them."""
         req, kept = job.requirement, self._kept_cards
         free = [seat for seat in self.seats if obstacle(seat, req) is None]
-        if kept and self._card_keep is not None and not self._ends_before(job, self._card_keep.starts_by):
+        if kept and self.card_keep is not None and not self._ends_before(job, self.card_keep.starts_by):
             free = [seat for seat in free if seat.view.uuid not in kept]
         if self.models is not None:
-            free = [seat for seat in free if self.models.gives(seat)]
+            free = [seat for seat in free if self.models.kept_job(seat) is None]
         if len(free) < req.cards:
             return None
         best = nsmallest(req.cards, free, key=lambda seat: (seat.view.uuid in kept, self._cost(seat), rank(seat, req)))
@@ -225,7 +231,7 @@ class Round:
             Keep(reservation=reservation, for_cards=with_cards, ram_bytes=req.ram_bytes, slots=0 if with_cards else 1)
         )
         if with_cards:
-            self._card_keep, self._kept_cards = reservation, frozenset(reservation.cards)
+            self.card_keep, self._kept_cards = reservation, frozenset(reservation.cards)
             if self.models is not None:
                 self.models.shut(reservation)
 
@@ -255,4 +261,4 @@ class Round:
         ]
 
     def _kept_for_models(self, seat: Seat) -> bool:
-        return self.models is not None and not self.models.gives(seat)
+        return self.models is not None and self.models.kept_job(seat) is not None

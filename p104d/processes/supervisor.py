@@ -43,7 +43,8 @@ class Supervisor:
 
     ``roots`` maps kinds to the folder their attempts are in; left out: jobs in ``jobs_dir`` and notifications in
     ``notify`` beside it. ``runtime_dir`` holds the socket for the shims' events, the same for every daemon that is to
-    adopt the others' shims. ``zygote_argv`` replaces the zygote's start, for tests.
+    adopt the others' shims. ``zygote_argv`` replaces the zygote's start, for tests. ``own_units`` tells that each
+    attempt is a unit of systemd.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Supervisor:
         self._on_event = on_event
         use_systemd = launcher == "systemd" or (launcher == "auto" and system and systemd_runs())
         self._launcher: Launcher = SystemdLauncher() if use_systemd else ZygoteLauncher(zygote_argv)
-        self._own_units = use_systemd
+        self.own_units = use_systemd
         self._cgroups = cgroups
         self._claim_seconds = claim_seconds
         self._tag = f"p104d-{zlib.crc32(self._roots['job'].encode()):08x}"
@@ -81,7 +82,7 @@ class Supervisor:
         """Make the folders and the event socket, find a cgroup, start the launcher. Raises OSError."""
         for folder in (*self._roots.values(), self._runtime):
             os.makedirs(folder, 0o700, exist_ok=True)
-        if self._cgroups and not self._own_units:
+        if self._cgroups and not self.own_units:
             self._base = cgroup.find(self._tag)
         if self._base is not None:
             sweep.remove_leftovers(self._base.path)
@@ -136,7 +137,7 @@ class Supervisor:
 
     def _fill(self, spec: LaunchSpec) -> LaunchSpec:
         token = spec.token or secrets.token_hex(16)
-        group = _UNIT_GROUP if self._own_units else None
+        group = _UNIT_GROUP if self.own_units else None
         if self._base is not None:
             group = self._base.path
         return msgspec.structs.replace(

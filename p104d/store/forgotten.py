@@ -27,6 +27,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     spec: JobSpec
     matrix: dict[str, str] = {}
     kept: tuple[str, ...] = ()
+    limits: dict[str, tuple[int, int]] = {}
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +91,8 @@ _FORGOTTEN = "the queue was restored from a time before its end"
 
 def _insert_job(conn: Connection, job_id: int, origin: Origin, env: Mapping[str, str], umask: int) -> None:
     spec = msgspec.structs.replace(origin.spec, env=dict(env))
-    document_id = insert_document(conn, NewDocument(spec=spec, combinations=[], kept=origin.kept, umask=umask))
+    document = NewDocument(spec=spec, combinations=[], kept=origin.kept, umask=umask, limits=origin.limits)
+    document_id = insert_document(conn, document)
     sql.run(
         conn,
         "INSERT INTO jobs (id, document_id, name, uid, user, matrix, state, priority, requirement_id, blocked, "

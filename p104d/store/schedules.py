@@ -80,13 +80,15 @@ def anything_due(conn: Connection, now: float) -> bool:
 
 
 class Owed(msgspec.Struct, frozen=True):
-    """A notification to be sent as its user. ``env`` tells it what happened."""
+    """A notification to be sent as its user, within the ``limits`` of the job that it tells of. ``env`` tells it what
+    happened."""
 
     id: int
     uid: int
     user: str
     command: list[str]
     env: dict[str, str]
+    limits: dict[str, tuple[int, int]] = {}
 
 
 def owe(
@@ -119,7 +121,10 @@ _TAKE_OWED = """
         SELECT id FROM turns WHERE turn <= :each ORDER BY turn, id
         LIMIT max(0, :limit - (SELECT COALESCE(sum(count), 0) FROM busy))
     )
-    RETURNING id, uid, user, command, env
+    RETURNING id, uid, user, command, env, (
+        SELECT json_extract(d.env, '$.limits') FROM jobs j JOIN documents d ON d.id = j.document_id
+        WHERE j.id = notifications.job_id
+    ) AS limits
 """
 
 
@@ -130,7 +135,13 @@ def take_owed(conn: Connection, limit: int = 16, each: int = 8) -> list[Owed]:
     processes, and they must neither come all at once nor keep the others' waiting.
     """
     rows = sql.rows(conn, _TAKE_OWED, {"limit": limit, "each": each})
-    return [Owed(r.id, r.uid, r.user, msgspec.json.decode(r.command), msgspec.json.decode(r.env)) for r in rows]
+    decode = msgspec.json.decode
+    return [Owed(r.id, r.uid, r.user, decode(r.command), decode(r.env), _limits(r.limits)) for r in rows]
+
+
+def _limits(stored: str | None) -> dict[str, tuple[int, int]]:
+    """Those of a job's document; none of what tells of a card, or of a job that was forgotten."""
+    return {} if stored is None else msgspec.json.decode(stored, type=dict[str, tuple[int, int]])
 
 
 def notification_sent(conn: Connection, notification_id: int, error: str | None) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from daemon_rig import CONFIG, ROOT, Result, Rig
+from reach import acting, need_reach, way_in
 
 P104, ADMIN, EXTRA = 64_100, 64_101, 64_102
 AGENT = Path(__file__).with_name("agent.py")
@@ -40,6 +41,10 @@ class User(NamedTuple):
     @property
     def gid(self) -> int:
         return self.uid
+
+    def acting(self, *command: str) -> list[str]:
+        """``command`` as that user."""
+        return [*acting(self.uid, self.gid, self.groups), *command]
 
 
 ALICE = User("p104-alice", 64_001, (P104, EXTRA))
@@ -72,17 +77,14 @@ class Agent:
     """A process of a user's, which talks to the daemon's socket for a test."""
 
     def __init__(self, rig: System, user: User | None) -> None:
-        who: dict[str, Any] = {}
-        if user is not None:
-            who = {"user": user.uid, "group": user.gid, "extra_groups": list(user.groups)}
+        command = [sys.executable, "-I", "-S", str(AGENT), str(rig.socket)]
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(AGENT), str(rig.socket)],
+            command if user is None else user.acting(*command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd="/",
             env={"PATH": "/usr/bin:/bin"},
             text=True,
-            **who,
         )
 
     def do(self, **order: Any) -> dict[str, Any]:
@@ -151,7 +153,7 @@ class System(Rig):
             self.home(user).mkdir(parents=True)
             os.chown(self.home(user), user.uid, user.gid)
             self.home(user).chmod(0o700)
-        self.prefix = namespace(etc)
+        self.prefix = [*way_in(), *namespace(etc)]
         session_keyring(new=True)
 
     def home(self, user: User) -> Path:
@@ -166,8 +168,7 @@ class System(Rig):
 
     def by(self, user: User, *arguments: object, **options: Any) -> Result:
         """p104ctl as that user."""
-        who = {"user": user.uid, "group": user.gid, "extra_groups": list(user.groups)}
-        return self.finished(*arguments, **(who | options))
+        return self.finished(*arguments, prefix=user.acting(), **options)
 
     def submitted_by(self, user: User, *arguments: object, **options: Any) -> int:
         done = self.by(user, "run", "--detach", *arguments, **options)
@@ -215,10 +216,7 @@ def need_others() -> None:
     """Skip where nobody else can be had: not root, or others can neither read this checkout nor run its Python."""
     if os.getuid() != 0:
         pytest.skip("only root can become other users")
-    for path in (str(ROOT / "p104d" / "cli" / "main.py"), sys.executable, str(AGENT)):
-        test = ["test", "-r", path]
-        if subprocess.run(test, user=BOB.uid, group=BOB.gid, extra_groups=[], check=False).returncode != 0:
-            pytest.skip(f"other users cannot read {path}")
+    need_reach(BOB.acting(), str(ROOT / "p104d" / "cli" / "main.py"), sys.executable, str(AGENT))
 
 
 def session_keyring(*, new: bool = False) -> int | None:

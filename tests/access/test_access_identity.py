@@ -70,11 +70,8 @@ def test_a_connection_is_its_makers_whoever_writes_on_it(system: System) -> None
     ours, theirs = socket.socketpair()
     with ours, theirs:
         subprocess.run(
-            [sys.executable, "-I", "-S", "-c", script, str(theirs.fileno())],
+            BOB.acting(sys.executable, "-I", "-S", "-c", script, str(theirs.fileno())),
             pass_fds=[theirs.fileno()],
-            user=BOB.uid,
-            group=BOB.gid,
-            extra_groups=list(BOB.groups),
             check=True,
         )
         _, [descriptor], _, _ = socket.recv_fds(ours, 1, 1)
@@ -87,9 +84,8 @@ def test_a_connection_is_its_makers_whoever_writes_on_it(system: System) -> None
 
 def test_root_in_a_namespace_of_ones_own_is_nobody_special(system: System) -> None:
     unshare = shutil.which("unshare")
-    who = {"user": BOB.uid, "group": BOB.gid, "extra_groups": list(BOB.groups)}
-    inside = [unshare or "unshare", "--user", "--map-root-user"]
-    probe = subprocess.run([*inside, "id", "-u"], capture_output=True, text=True, check=False, **who)  # type: ignore[call-overload]
+    inside = BOB.acting(unshare or "unshare", "--user", "--map-root-user")
+    probe = subprocess.run([*inside, "id", "-u"], capture_output=True, text=True, check=False)
     if unshare is None or probe.stdout != "0\n":
         pytest.skip("no user namespace to be had here")
     job = system.submitted_by(ALICE, "--", "sleep", "60")
@@ -104,7 +100,6 @@ def test_root_in_a_namespace_of_ones_own_is_nobody_special(system: System) -> No
         text=True,
         check=True,
         cwd="/",
-        **who,  # type: ignore[call-overload]
     )
     assert parsed(base64.b64decode(json.loads(done.stdout)["raw"])).status == 403
     assert system.state(job) in ("queued", "starting", "running")

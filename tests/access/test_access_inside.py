@@ -181,9 +181,7 @@ def test_cwd_is_entered_as_the_submitter(system: System) -> None:
     link = system.work / "way"
     link.unlink(missing_ok=True)
     link.symlink_to(roots)
-    for cwd in (roots, roots / "inner", link, link / "inner", system.home(ALICE), f"/proc/{os.getpid()}/cwd", "/root"):
-        if Path(cwd) == Path("/root") and os.stat("/root").st_mode & 0o005:
-            continue
+    for cwd in (roots, roots / "inner", link, link / "inner", system.home(ALICE), f"/proc/{os.getpid()}/cwd"):
         job = system.submitted_by(BOB, "--cwd", cwd, "--", "pwd")
         assert system.ends(job) == "failed", cwd
         assert "cwd cannot be entered" in system.show(job)["reason"], cwd

@@ -109,11 +109,8 @@ def test_large_submissions_wait_for_their_own_users_others(system: System) -> No
     bob = system.as_user(BOB)
     start = b"POST /v1/submit HTTP/1.1\r\nHost: x\r\nContent-Length: 34000000\r\n\r\n"
     with subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", FLOOD, str(system.socket), str(len(start))],
+        BOB.acting(sys.executable, "-I", "-S", "-c", FLOOD, str(system.socket), str(len(start))),
         stdin=subprocess.PIPE,
-        user=BOB.uid,
-        group=BOB.gid,
-        extra_groups=list(BOB.groups),
         stdout=subprocess.PIPE,
     ) as flood:
         assert flood.stdin is not None and flood.stdout is not None

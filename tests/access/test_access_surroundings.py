@@ -95,19 +95,31 @@ def test_the_umask_is_the_submitters(system: System, umask: int) -> None:
     assert isinstance(status, dict) and int(status["Umask"][0], 8) == umask
 
 
+LOWER = {"nofile": (200, 300), "nproc": (4000, 4001), "core": (0, 0), "fsize": (1 << 30, 1 << 31)}
+
+
+def lower() -> None:
+    """Give this process, and what becomes of it, less than it had."""
+    for name, values in LOWER.items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), values)
+
+
 def test_limits_are_the_submitters(system: System) -> None:
-    wanted = {"nofile": (200, 300), "nproc": (4000, 4001), "core": (0, 0), "fsize": (1 << 30, 1 << 31)}
-
-    def lower() -> None:
-        for name, values in wanted.items():
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), values)
-
     limits = look(system, ALICE, preexec_fn=lower)["limits"]
     assert isinstance(limits, dict)
-    assert {name: tuple(limits[name]) for name in wanted} == wanted
+    assert {name: tuple(limits[name]) for name in LOWER} == LOWER
     others = look(system, BOB)["limits"]
     assert isinstance(others, dict)
     assert tuple(others["nofile"]) == resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def test_a_notification_has_the_limits_of_its_job(system: System) -> None:
+    told = system.home(ALICE) / "told"
+    text = f"command: 'false'\nnotify: {{on: [failed], command: 'ulimit -n > {told}.new; mv {told}.new {told}'}}\n"
+    done = system.by(ALICE, "submit", "-", stdin=_piped(text), preexec_fn=lower)
+    assert done.code == 0, done
+    eventually(told.exists)
+    assert told.read_text() == "200\n"
 
 
 def test_limits_above_what_root_may_give_are_as_near_as_can_be(system: System) -> None:
@@ -134,11 +146,8 @@ def test_who_connected_must_still_be_there_to_submit(system: System) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         subprocess.run(
-            [sys.executable, "-I", "-S", "-c", script, str(theirs.fileno())],
+            BOB.acting(sys.executable, "-I", "-S", "-c", script, str(theirs.fileno())),
             pass_fds=[theirs.fileno()],
-            user=BOB.uid,
-            group=BOB.gid,
-            extra_groups=list(BOB.groups),
             check=True,
         )
         _, [descriptor], _, _ = socket.recv_fds(ours, 1, 1)

@@ -34,7 +34,7 @@ def test_every_verb_and_option_is_documented(verb):
 
 def test_verbs_with_something_to_read_have_json():
     without = {verb.name for verb in ALL if not any("--json" in option.names for option in verb.options)}
-    assert without == {"logs", "completion"}
+    assert without == {"logs", "top", "completion"}
 
 
 def test_help_lists_all_verbs_and_loads_none(spawn):

@@ -158,8 +158,8 @@ class Rig:
             sys.stdin = before
         return Result(code, *(each.buffer.getvalue().decode("utf-8", "replace") for each in (out, err)))  # type: ignore[attr-defined]
 
-    def process(self, *arguments: object, **options: Any) -> subprocess.Popen[bytes]:
-        """p104ctl as a process of its own, output piped."""
+    def process(self, *arguments: object, prefix: Sequence[str] = (), **options: Any) -> subprocess.Popen[bytes]:
+        """p104ctl as a process of its own, output piped; ``prefix`` comes before its command line."""
         given: dict[str, Any] = {
             "env": self.environment() | {"P104_SOCKET": str(self.socket)} | options.pop("env", {}),
             "cwd": self.work,
@@ -167,7 +167,7 @@ class Rig:
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,
         }
-        command = [sys.executable, "-m", "p104d.cli.main", *map(str, arguments)]
+        command = [*prefix, sys.executable, "-m", "p104d.cli.main", *map(str, arguments)]
         return subprocess.Popen(command, **(given | options))
 
     def finished(self, *arguments: object, **options: Any) -> Result:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 from daemon_rig import CONFIG, ROOT, Result, Rig, eventually
+from reach import acting, need_reach, way_in
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="a system daemon is root's")
 
@@ -23,16 +24,13 @@ OTHER = pwd.getpwnam("games") if "games" in {entry.pw_name for entry in pwd.getp
 
 
 def reachable(path: str) -> bool:
-    """Whether ``nobody`` gets there: a checkout in a private home cannot be imported by another user."""
+    """Whether ``nobody`` gets there."""
     return subprocess.run(["test", "-r", path], user=NOBODY.pw_uid, group=NOBODY.pw_gid, check=False).returncode == 0
 
 
 def need_others() -> None:
-    """Skip where another user can neither read this checkout nor run its Python: both in a private home, say."""
-    if not reachable(str(ROOT / "p104d" / "cli" / "main.py")):
-        pytest.skip("other users cannot read this checkout")
-    if not reachable(sys.executable):
-        pytest.skip("other users cannot run this Python")
+    """Skip where another user can neither read this checkout nor run its Python, and no way in can be made."""
+    need_reach(acting(NOBODY.pw_uid, NOBODY.pw_gid), str(ROOT / "p104d" / "cli" / "main.py"), sys.executable)
 
 
 def own_run() -> list[str]:
@@ -41,7 +39,7 @@ def own_run() -> list[str]:
     prefix = [unshare or "unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$@"', "sh"]
     if unshare is None or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("no mount namespace to be had here")
-    return prefix
+    return [*way_in(), *prefix]
 
 
 class System(Rig):
@@ -66,7 +64,7 @@ class System(Rig):
 
     def by(self, user: pwd.struct_passwd, *arguments: object, **options: object) -> Result:
         """p104ctl as another user."""
-        return self.finished(*arguments, user=user.pw_uid, group=user.pw_gid, extra_groups=[], **options)
+        return self.finished(*arguments, prefix=acting(user.pw_uid, user.pw_gid), **options)
 
     def submitted_by(self, user: pwd.struct_passwd, *arguments: object) -> int:
         done = self.by(user, "run", "--detach", *arguments)

@@ -65,13 +65,17 @@ INSERT INTO needs VALUES (1, 3, NULL, 2);
 INSERT INTO schedules VALUES (1, 4, 'nightly', {UID}, 'me', '0 3 * * *', NULL, 'held', 160.0, NULL, 150.0, NULL);
 INSERT INTO settings VALUES ('paused', '1');
 INSERT INTO notifications VALUES (1, 1, {UID}, 'me', '["true"]', '{{}}', 121.0, 1, 'sent', NULL);
-INSERT INTO attempts ({ATTEMPT}) VALUES (1, 1, 'boot', 'failed', 2, NULL, 'exit code 2', NULL, 77, 109.0, 110.0, 111.0, NULL, 0, 1,
+INSERT INTO attempts ({ATTEMPT})
+    VALUES (1, 1, 'boot', 'failed', 2, NULL, 'exit code 2', NULL, 77, 109.0, 110.0, 111.0, NULL, 0, 1,
     0.5, 1000, 10);
-INSERT INTO attempts ({ATTEMPT}) VALUES (1, 2, 'boot', 'failed', 3, NULL, 'exit code 3', NULL, 78, 112.0, 112.0, 120.5, NULL, 0, 1,
+INSERT INTO attempts ({ATTEMPT})
+    VALUES (1, 2, 'boot', 'failed', 3, NULL, 'exit code 3', NULL, 78, 112.0, 112.0, 120.5, NULL, 0, 1,
     0.5, 1000, 10);
-INSERT INTO attempts ({ATTEMPT}) VALUES (2, 1, 'boot', 'lost', NULL, NULL, 'its host died', NULL, 79, 109.0, 110.0, 130.0, NULL, 0,
+INSERT INTO attempts ({ATTEMPT})
+    VALUES (2, 1, 'boot', 'lost', NULL, NULL, 'its host died', NULL, 79, 109.0, 110.0, 130.0, NULL, 0,
     0, NULL, NULL, NULL);
-INSERT INTO attempts ({ATTEMPT}) VALUES (6, 1, 'a boot long ago', NULL, NULL, NULL, NULL, NULL, 80, 109.0, 110.0, NULL, NULL, 0, 0,
+INSERT INTO attempts ({ATTEMPT})
+    VALUES (6, 1, 'a boot long ago', NULL, NULL, NULL, NULL, NULL, 80, 109.0, 110.0, NULL, NULL, 0, 0,
     NULL, NULL, NULL);
 INSERT INTO attempt_cards (job_id, number, position, card_uuid, reserved_bytes, exclusive)
     VALUES (1, 2, 0, '{CARD}', 1073741824, 0);

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Become a machine of its own whose PID 1 is systemd: called in new pid, mount, cgroup, uts and ipc namespaces.
 # The host's root is there read-only; everything that is written goes to memory and is gone afterwards.
-#   boot_systemd.sh NEW-ROOT VENV SOURCE UNIT
+#   boot_systemd.sh NEW-ROOT PREFIX PYTHON VENV SOURCE UNIT
+# PREFIX/PYTHON is the interpreter. It, VENV and SOURCE may lie where the unit's sandbox hides them: they are put to /opt.
 set -e
-root=$1 venv=$2 source=$3 unit=$4
+root=$1 prefix=$2 python=$3 venv=$4 source=$5 unit=$6
 
 mount --make-rprivate /
 mount --bind / "$root"
@@ -16,9 +17,12 @@ for folder in run tmp opt var/lib var/log; do
     mount -t tmpfs tmpfs "$root/$folder"
 done
 mkdir -p -m 1777 "$root/run/lock"
-mkdir -p "$root/run/etc" "$root/run/etc.work" "$root/opt/venv" "$root/opt/source"
+mkdir -p "$root/run/etc" "$root/run/etc.work" "$root/opt/python" "$root/opt/venv/bin" "$root/opt/venv/lib" "$root/opt/source"
 mount -t overlay -o "lowerdir=/etc,upperdir=$root/run/etc,workdir=$root/run/etc.work" overlay "$root/etc"
-mount --bind "$venv" "$root/opt/venv"
+mount --bind "$prefix" "$root/opt/python"
+mount --bind "$venv/lib" "$root/opt/venv/lib"
+ln -s "/opt/python/$python" "$root/opt/venv/bin/python"
+echo "home = /opt/python/${python%/*}" >"$root/opt/venv/pyvenv.cfg"
 mount --bind "$source" "$root/opt/source"
 
 cp "$unit" "$root/etc/systemd/system/p104d.service"
@@ -34,4 +38,7 @@ cd "$root"
 pivot_root . run/old
 cd /
 umount -l /run/old
+# A Python with a shared library of its own looks for it at the old place, which the sandbox hides.
+echo /opt/python/lib >/etc/ld.so.conf.d/p104d-test.conf
+/sbin/ldconfig -X
 exec /lib/systemd/systemd --unit=test.target --log-target=null --show-status=no

@@ -21,16 +21,16 @@ BOOT_SECONDS = 60.0
 STEP_SECONDS = 30.0
 BOOT = Path(__file__).with_name("boot_systemd.sh")
 SOCKET = "/run/p104d-simulated/p104d.sock"
-#: Where the unit's sandbox does not let a Python be.
-HIDDEN = ("/root/", "/home/", "/tmp/", "/run/")
+#: The interpreter, in its own folders.
+PYTHON = os.path.relpath(os.path.realpath(sys.executable), os.path.realpath(sys.base_prefix))
 
 
 def why_not() -> str | None:
     """Why systemd cannot be booted here; None: try it."""
     if os.geteuid() != 0:
         return "only root may make the namespaces"
-    if os.path.realpath(sys.executable).startswith(HIDDEN):
-        return "this Python is in a folder that the unit's sandbox hides"
+    if PYTHON.startswith(".."):
+        return "this Python is apart from its own folders"
     needed = ("unshare", "nsenter", "/lib/systemd/systemd", "systemd-run", "usermod", "setpriv")
     missing = [name for name in needed if shutil.which(name) is None]
     return f"not installed: {', '.join(missing)}" if missing else None
@@ -96,7 +96,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     (folder / "p104d.service").write_text(unit_under_test())
     group = own_cgroup()
     command = ["unshare", "--pid", "--mount", "--cgroup", "--uts", "--ipc", "--fork", "--kill-child", str(BOOT)]
-    command += [str(folder / "root"), sys.prefix, str(ROOT), str(folder / "p104d.service")]
+    command += [str(folder / "root"), sys.base_prefix, PYTHON, sys.prefix, str(ROOT), str(folder / "p104d.service")]
     # Entered before the namespace is made: this group is what systemd inside takes for the root of all groups.
     enter = ["sh", "-c", f'echo 0 >"{group}/cgroup.procs" && exec "$@"', "sh"]
     with open(folder / "console", "wb") as console:
@@ -252,3 +252,33 @@ def test_a_job_is_no_part_of_the_service(machine: Machine) -> None:
     assert "p104-job-" in done.stdout and "p104d.service" not in done.stdout, done
     # Nobody's right to write there is missing, not the file system read-only as the daemon's is.
     assert "Permission denied" in done.stdout and "Read-only" not in done.stdout, done
+
+
+def sandbox() -> list[str]:
+    """The unit's restrictions, as properties of a transient one."""
+    text = (ROOT / "systemd" / "p104d.service").read_text()
+    text = text[text.index("# --- Devices") : text.index("[Install]")]
+    lines = [line for line in text.splitlines() if "=" in line and not line.startswith("#")]
+    return [part for line in lines for part in ("-p", line)]
+
+
+def test_a_model_is_looked_at_outside_the_sandbox(machine: Machine) -> None:
+    """From within it no user can be changed and no home be seen; so PID 1 starts the look, which becomes the user."""
+    machine.run("install", "-d", "-o", "nobody", "-m", "700", "/opt/private")
+    python = "/opt/venv/bin/python"
+    write = "import sys; sys.path.append('/opt/source/tests/support'); import gguf_files, pathlib; "
+    machine.run(python, "-c", write + "gguf_files.TINY.write(pathlib.Path('/opt/private/${HOME} %n.gguf'))")
+    machine.run("chown", "nobody", "/opt/private/${HOME} %n.gguf")
+    code = (
+        "import asyncio, os, pwd, sys; sys.path.append('/opt/source'); os.makedirs('/run/looks', exist_ok=True); "
+        "from p104d.daemon.model_prober import Prober; who = pwd.getpwnam(sys.argv[1]); "
+        "print(asyncio.run(Prober(units_in='/run/looks').probe('/opt/private/' + chr(36) + '{HOME} %n.gguf', None, "
+        "uid=who.pw_uid, gid=who.pw_gid, user=who.pw_name)), os.listdir('/run/looks'))"
+    )
+    for user, words in (("nobody", "label='${HOME} %n'"), ("daemon", "permission denied")):
+        path = f"/run/look-{user}"
+        output = [f"StandardOutput=file:{path}", "StandardError=inherit", "Type=oneshot", "ReadWritePaths=/run"]
+        properties = [part for line in output for part in ("-p", line)]
+        machine.run("systemd-run", "--collect", "--quiet", *properties, *sandbox(), "--", python, "-c", code, user)
+        said = machine.run("cat", path).stdout
+        assert words in said and said.endswith(" []\n"), said

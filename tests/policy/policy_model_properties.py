@@ -41,7 +41,7 @@ def kept_for(plan: Plan) -> dict[str, int]:
 
 
 def only_idle_copies_leave(snap: Snapshot, plan: Plan) -> None:
-    """Evicted are idle copies, not pinned, on open cards that are kept for nobody; each once, and no job begins there."""
+    """Evicted are idle copies, not pinned, on open cards that are kept for nobody; each once, with no job on it."""
     gone = Counter(evicted(plan))
     assert not gone or max(gone.values()) == 1, "unloaded twice"
     begun = {start.resident for start in plan.starts}
@@ -118,8 +118,7 @@ def acts(plan: Plan) -> list[Start | LoadModel]:
 
 
 def kept_cards_are_kept(snap: Snapshot, plan: Plan) -> None:
-    """On a command's kept cards only older jobs, or commands that surely end before; on a model job's only nobody who
-    comes after it."""
+    """On a command's kept cards only older jobs, or commands that surely end before; on a model job's no command."""
     for act in acts(plan):
         job = jobs(snap)[act.job_id]
         kept = plan.reservation
@@ -128,7 +127,7 @@ def kept_cards_are_kept(snap: Snapshot, plan: Plan) -> None:
             assert job.family is None, "a model job on a command's cards"
             assert limit is not None and kept.starts_by is not None, "sits on a kept card with no end known"
             assert snap.now + limit + GRACE <= kept.starts_by, "ends after the kept card is due"
-        if isinstance(act, LoadModel) or act.resident is None:
+        if job.family is None:
             for uuid in act.cards:
                 other = kept_for(plan).get(uuid)
                 assert other is None or turn(job) < turn(jobs(snap)[other]), "on a card kept for a model job"

@@ -12,10 +12,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from store_rig import add, check_counts, document
+from store_rig import add, check_counts, document, spec
 
 from p104d.core.errors import P104Error, UnavailableError
-from p104d.store import backup, rescue, sql
+from p104d.store import backup, forgotten, reads, rescue, sql
 from p104d.store.engine import DamagedError, Database
 
 NOW = 1_800_000_000.0
@@ -314,7 +314,18 @@ def test_a_backup_without_room(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_a_check_found_is_one_line() -> None:
-    """SQLite before 3.43 has a heading over it; both are told in the words that a failed reading has."""
+    """An older SQLite puts a heading over it; both are told in the words that a failed reading has."""
     raw = "*** in database main ***\nPage 44: btreeInitPage() returns error code 11"
     assert backup.one_line([raw]) == "Page 44: btreeInitPage() returns error code 11"
     assert backup.one_line(["*** in database main ***\nPage 4: never used\n", "a\nb"]) == "Page 4: never used; a; b"
+
+
+def test_a_forgotten_job_keeps_its_submitters_limits(database: Database) -> None:
+    """It may have retries left; they are not to run without."""
+    limits = {"nofile": (200, 300), "core": (0, -1)}
+    origin = forgotten.Origin(name="j", uid=1000, user="me", submitted_at=1.0, spec=spec(), limits=limits)
+    found = forgotten.Found(number=1, boot_id="boot", placed_at=2.0)
+    with database.write() as conn:
+        forgotten.take_in(conn, 7, origin, {}, 0o022, [found])
+        document_id = sql.value(conn, "SELECT document_id FROM jobs WHERE id = 7")
+        assert reads.document(conn, document_id).env.limits == limits

@@ -6,7 +6,8 @@
 As the real one: a ``--host`` that ends in ``.sock`` is a Unix socket, an unknown option or a model that cannot be
 loaded ends it with 1 and llama.cpp's own messages, SIGTERM and SIGINT end it with 0; built without a GPU, it warns of
 ``--gpu-layers`` and serves. It computes with one thread unless told otherwise: tests share few processors.
-``TEST_LOAD_SECONDS`` in the environment makes it take longer until it listens.
+Of llama-server's variables it knows those of VARIABLES. ``TEST_LOAD_SECONDS`` in the environment makes it take longer
+until it listens.
 """
 
 from __future__ import annotations
@@ -161,6 +162,13 @@ PLAIN: dict[tuple[str, ...], Setter] = {
     ("--offline",): _flag("offline", True),
 }
 
+#: Where 1 means on, as it does to the real one.
+VARIABLES: dict[str, Setter] = {
+    "LLAMA_ARG_FIT": _on_off("fit_params"),
+    "LLAMA_ARG_FLASH_ATTN": lambda params, xlc, text: _flash(params, xlc, "on" if text == "1" else text),
+    "LLAMA_ARG_NO_WEBUI": _flag("ui", False),
+}
+
 
 def parse(arguments: list[str], xlc: Any) -> Any:
     """CommonParams as llama-server would have made them. Raises UsageError with its message."""
@@ -169,6 +177,9 @@ def parse(arguments: list[str], xlc: Any) -> Any:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     valued = {name: put for names, put in VALUED.items() for name in names}
     plain = {name: put for names, put in PLAIN.items() for name in names}
+    for variable, put in VARIABLES.items():
+        if variable in os.environ:
+            put(params, xlc, os.environ[variable])
     rest = iter(arguments)
     for argument in rest:
         if argument in plain:

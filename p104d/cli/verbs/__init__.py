@@ -26,6 +26,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "The rig": {
         "status": "Show the cards, the queue, running jobs and warnings on one screen.",
+        "top": "Watch the rig live: cards, running and waiting jobs, with keys to act.",
         "cards": "Show the cards.",
         "verify": "Test the memory of cards and show what was found.",
         "history": "Show what was recorded over time: speeds, memory tests, readings.",

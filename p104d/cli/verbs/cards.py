@@ -9,10 +9,7 @@ import click
 from p104d.api.client import Client
 from p104d.cli.common import CardName, client, json_option, lines, out, print_json
 from p104d.cli.verbs import VERBS
-from p104d.core.errors import NotFoundError, P104Error
-
-#: How far back the last finished test is looked for: the newest may be under way, or have yielded to jobs.
-_TESTS = 20
+from p104d.core.errors import NotFoundError
 
 
 @click.command("cards", short_help=VERBS["cards"])
@@ -36,21 +33,12 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
 
 
 def _pages(asked: Client, cards: list[dict[str, Any]]) -> None:
-    from p104d.cli.cardpage import card_page
+    from p104d.cli.cardpage import card_page, last_test
 
     for place, card in enumerate(cards):
         if place:
             out()
-        lines(card_page(card, _last_test(asked, card["uuid"])))
-
-
-def _last_test(asked: Client, uuid: str) -> dict[str, Any] | None:
-    """The newest test of the card that gave a verdict. A page without it is still worth having."""
-    try:
-        tests = asked.get("/v1/history", {"card": uuid, "limit": _TESTS})["tests"]
-        return next((test for test in tests if test["state"] == "finished"), None)
-    except (P104Error, KeyError):
-        return None
+        lines(card_page(card, last_test(asked, card["uuid"])))
 
 
 def select(cards: list[dict[str, Any]], names: tuple[str, ...]) -> list[dict[str, Any]]:
