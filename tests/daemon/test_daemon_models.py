@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -300,3 +301,22 @@ def test_a_daemon_that_is_told_to_end_unloads_what_is_idle(make: Make) -> None:
     assert [copy["pid"] for copy in rig.copies()] == [names["blue"]]
     done(rig, busy)
     assert rig.answered("slow") == sorted(f"slow-{n}" for n in range(20))
+
+
+def test_what_servers_left_goes_after_a_day(make: Make) -> None:
+    rig = make(1)
+    rig.model("red")
+    rig.batch("red", "one")
+    [copy] = rig.copy()
+    assert rig.ctl("models", "unload", "red").code == 0
+    eventually(lambda: rig.copies() == [])
+    done(rig, rig.batch("red", "two"))
+    rig.copy()
+    rig.kill()
+    folders = sorted(rig.store.glob("servers/*/*"))
+    assert len(folders) == 2 and folders[0].name == f"{copy['id']}-1"
+    for folder in folders:
+        os.utime(folder, (0, 0))
+    rig.start()
+    eventually(lambda: not folders[0].exists())
+    assert folders[1].exists()  # it serves
