@@ -46,7 +46,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     needs: Mapping[int, frozenset[int]] = {}
     opens: Mapping[str, float] = {}
     max_parallel_loads: int = 2
-    plans: int = 3000
+    plans: int = 4500
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ import time
 import msgspec
 import pytest
 from hypothesis import given, settings
-from replay_traces import traces
+from replay_traces import job, trace, traces
 from torture import amount
 
 from p104d.core.job import ModelNeed, Requirement
@@ -20,21 +20,21 @@ from p104d.replay.generate import Recipe, make
 from p104d.replay.trace import Trace
 
 
-def as_question(trace: Trace) -> Question:
+def as_question(given: Trace) -> Question:
     """A trace of model jobs, nothing known of run times but what ends: as the replay has it."""
     rig = tuple(
         CardView(uuid=f"GPU-{n:04d}", index=n, name="P104-100", capacity_bytes=GIB, promised_bytes=GIB)
-        for n in range(trace.cards)
+        for n in range(given.cards)
     )
     fits = tuple(each.uuid for each in rig)
-    models = {job.model for job in trace.jobs if job.model is not None}
+    models = {job.model for job in given.jobs if job.model is not None}
     families = tuple(
         ModelFamily(
             key=f"model/{name}",
             label=name,
-            cards=trace.models[name].cards,
+            cards=given.models[name].cards,
             fits=fits,
-            load_seconds=trace.models[name].load_seconds,
+            load_seconds=given.models[name].load_seconds,
         )
         for name in sorted(models)
     )
@@ -50,27 +50,27 @@ def as_question(trace: Trace) -> Question:
             run_seconds=job.run_seconds,
             due=job.arrival_seconds,
         )
-        for number, job in enumerate(trace.jobs)
+        for number, job in enumerate(given.jobs)
     )
     host = HostView(ram_free_bytes=0, ram_total_bytes=0, cpu_slots_free=0, cpu_slots_total=0)
     snapshot = Snapshot(now=0.0, paused=False, cards=rig, host=host, waiting=(), families=families)
-    return Question(snapshot=snapshot, ahead=jobs, max_parallel_loads=trace.cards, plans=100_000)
+    return Question(snapshot=snapshot, ahead=jobs, max_parallel_loads=given.cards, plans=100_000)
 
 
-def check_against_replay(trace: Trace) -> None:
+def check_against_replay(given: Trace) -> None:
     # A queue is served by number, which is the order in which its jobs came.
-    trace = msgspec.structs.replace(trace, jobs=sorted(trace.jobs, key=lambda job: job.arrival_seconds))
-    machine = play(trace, "p104d")
-    told = foretell(as_question(trace))
-    assert {each.id: each.ends for each in told.planned} == {job.number: job.ended for job in machine.jobs}
+    sorted_trace = msgspec.structs.replace(given, jobs=sorted(given.jobs, key=lambda each: each.arrival_seconds))
+    machine = play(sorted_trace, "p104d")
+    told = foretell(as_question(sorted_trace))
+    assert {each.id: each.ends for each in told.planned} == {each.number: each.ended for each in machine.jobs}
     assert told.loads == machine.loads
     assert (told.never, told.left) == ((), ())
 
 
 @settings(max_examples=amount(80, 3000), deadline=None)
 @given(traces(plain=False))
-def test_it_is_the_replay(trace: Trace) -> None:
-    check_against_replay(trace)
+def test_it_is_the_replay(made: Trace) -> None:
+    check_against_replay(made)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -82,8 +82,8 @@ def test_it_is_the_replay_of_a_batch_and_of_a_stream(seed: int) -> None:
 
 @settings(max_examples=amount(80, 3000), deadline=None)
 @given(traces(plain=False))
-def test_shortcuts_change_nothing_and_nor_does_the_order_of_the_question(trace: Trace) -> None:
-    asked = as_question(trace)
+def test_shortcuts_change_nothing_and_nor_does_the_order_of_the_question(made: Trace) -> None:
+    asked = as_question(made)
     full = Play(asked, shortcuts=False)
     full.run()
     told = foretell(asked)
@@ -98,3 +98,11 @@ def test_a_thousand_jobs_of_a_batch_take_a_moment() -> None:
     began = time.process_time()
     assert len(foretell(asked).planned) == 1000
     assert time.process_time() - began < 2.0  # a tenth of it where nobody else computes
+
+
+def test_a_late_job_goes_before_the_next_of_an_idle_copy() -> None:
+    models = {"a": (1, 4.0), "b": (1, 4.0)}
+    late = trace(1, models, job(0, "a", 200.0), job(1, "b", 10.0, 1.0), job(2, "a", 10.0, 100.0))
+    check_against_replay(late)
+    told = foretell(as_question(late))
+    assert [each.id for each in told.planned] == [0, 1, 2] and told.loads == 3
