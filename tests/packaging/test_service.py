@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,27 @@ def booted(outer: subprocess.Popen[bytes], folder: Path) -> int:
     pytest.skip(f"systemd does not boot in namespaces here: {(folder / 'console').read_text()[-300:]}")
 
 
+@contextmanager
+def settings_of(machine: Machine, *settings: str) -> Iterator[None]:
+    """The service with other settings, for a while."""
+    folder = "/etc/systemd/system/p104d.service.d"
+    machine.run("mkdir", "-p", folder)
+    machine.run("sh", "-c", f"printf '%s\\n' '[Service]' \"$@\" >{folder}/other.conf", "sh", *settings)
+    try:
+        restarted(machine)
+        yield
+    finally:
+        machine.run("rm", "-r", folder)
+        restarted(machine)
+
+
+def restarted(machine: Machine) -> None:
+    """With the settings of now."""
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "p104d.service")
+    wait_for(machine.answers, STEP_SECONDS)
+
+
 def test_it_is_ready_watched_and_open_to_its_group(machine: Machine) -> None:
     assert machine.show("p104d.service", "ActiveState") == "active"
     assert machine.show("p104d.service", "WatchdogUSec") == "30s"
@@ -217,13 +239,7 @@ def test_cancel_ends_the_whole_tree(machine: Machine) -> None:
 
 def test_a_loop_that_hangs_is_killed_and_its_jobs_run_on(machine: Machine) -> None:
     """The watchdog is fed by the loop alone: a daemon that stands still is replaced, and the jobs do not notice."""
-    folder = "/etc/systemd/system/p104d.service.d"
-    machine.run("mkdir", "-p", folder)
-    machine.run("sh", "-c", f"printf '[Service]\\nWatchdogSec=2s\\n' >{folder}/soon.conf")
-    try:
-        machine.run("systemctl", "daemon-reload")
-        machine.run("systemctl", "restart", "p104d.service")
-        wait_for(machine.answers, STEP_SECONDS)
+    with settings_of(machine, "WatchdogSec=2s"):
         job = machine.ctl("run", "--detach", "--vram", "1GiB", "--", "sleep", "300").stdout.strip()
         unit = f"p104-job-{job}-1.service"
         wait_for(lambda: machine.show(unit, "ActiveState") == "active", STEP_SECONDS)
@@ -236,11 +252,6 @@ def test_a_loop_that_hangs_is_killed_and_its_jobs_run_on(machine: Machine) -> No
         assert json.loads(machine.ctl("show", "--json", job).stdout)["state"] == "running"
         assert machine.ctl("cancel", job).returncode == 0
         assert machine.ctl("wait", "--timeout", "30s", job).returncode == 1
-    finally:
-        machine.run("rm", "-r", folder)
-        machine.run("systemctl", "daemon-reload")
-        machine.run("systemctl", "restart", "p104d.service")
-        wait_for(machine.answers, STEP_SECONDS)
 
 
 def test_a_job_is_no_part_of_the_service(machine: Machine) -> None:
