@@ -90,7 +90,7 @@ class _Reader:
         again = [number for number, _document in self._numbers.values()] if self._imagined else []
         for number in dict.fromkeys([*(row.requirement_id for row in rows), *again]):
             self._resolve(number)
-        runs = with_runs(self._conn, self._families | self._running_families())
+        runs = with_runs(self._conn, self._running_families() | self._families)
         means = {each.key: each.mean_seconds for each in runs if each.mean_seconds is not None}
         guess = self._guess(means)
         moved, underway, running = self._active(means, guess)

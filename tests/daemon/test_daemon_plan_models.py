@@ -47,4 +47,7 @@ def test_models_are_loaded_once_for_all_their_jobs(rig: ModelRig) -> None:
     [job] = rig.json("plan")["jobs"]
     assert job["id"] == again and not job["guessed"] and job["waits_for"] is None and job["starts_at"] is not None
     assert rig.json("plan")["loads"] == 0
+    # Nor are the cards that are imagined those on which the copies are.
+    [job] = rig.json("plan", "--cards", 2)["jobs"]
+    assert job["id"] == again and job["places"] is not None and job["starts_at"] is not None, job
     rig.json("cancel", again)
