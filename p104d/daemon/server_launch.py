@@ -57,9 +57,12 @@ class ServerPlaces:
         Who may connect is who may enter: the owner alone, or, where the copy is ``shared``, group p104 (and root, who
         may enter but not write). So the socket itself is open to all. Raises OSError.
         """
-        self.folder.mkdir(mode=0o755 if self._system else 0o700, parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.lstat(self.folder).st_uid != os.getuid() or self.folder.is_symlink():
             raise PermissionError(f"{self.folder} is somebody else's")
+        if self._system:
+            # Not by mkdir, from whose mode the daemon's umask is taken.
+            self.folder.chmod(0o711)
         place = self.folder / str(number)
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(place)
