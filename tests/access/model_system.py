@@ -132,6 +132,11 @@ class ModelSystem(System):
         inside = [shutil.which("nsenter") or "nsenter", "-m", "-t", str(self.daemon.pid), "--"]
         acting = user.acting(sys.executable, "-I", "-S", "-c", code, *map(str, arguments))[len(way_in()) :]
         done = subprocess.run(
-            [*inside, *acting], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=LOADED_WITHIN
+            [*inside, *acting],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=LOADED_WITHIN,
         )
-        return done.stdout.strip()
+        return (done.stdout + done.stderr).strip()
