@@ -131,12 +131,5 @@ class ModelSystem(System):
         assert self.daemon is not None
         inside = [shutil.which("nsenter") or "nsenter", "-m", "-t", str(self.daemon.pid), "--"]
         acting = user.acting(sys.executable, "-I", "-S", "-c", code, *map(str, arguments))[len(way_in()) :]
-        done = subprocess.run(
-            [*inside, *acting],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=LOADED_WITHIN,
-        )
+        done = subprocess.run([*inside, *acting], capture_output=True, text=True, check=False, timeout=LOADED_WITHIN)
         return (done.stdout + done.stderr).strip()
