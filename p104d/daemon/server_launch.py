@@ -8,7 +8,6 @@ import grp
 import json
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from p104d.daemon.listening import GROUP
 from p104d.engines.model_memory import Ask
 from p104d.engines.server_command import server_argv, server_environment
 from p104d.processes.attempt import LaunchSpec
+from p104d.processes.launchers import program_argv
 from p104d.store.instances import Loaded
 
 KIND = "server"
@@ -153,4 +153,4 @@ def batch_argv(engine: EngineSpec, socket: str, label: str) -> tuple[str, ...]:
         "parallel": engine.parallel,
         "model": label,
     }
-    return (sys.executable, "-I", "-m", "p104d.engines.batch", json.dumps(orders))
+    return tuple(program_argv("p104d.engines.batch", json.dumps(orders)))
