@@ -187,12 +187,16 @@ def _as_its_kind(job: Job) -> Iterator[str]:
 
 
 def _asked(e: Evidence, job: Job) -> Iterator[str]:
-    """A job on a model succeeds, unless somebody cancels it, or kills its server or its runner often enough."""
+    """A job on a model succeeds, unless somebody cancels it, or kills its runner, or a server that is being loaded."""
     if job.state == "cancelled":
         if job.id not in e.stopped:
             yield f"{job.id} ({job.name}) is cancelled ({job.reason}), and nobody asked"
-    elif job.state != "succeeded" and sum(e.blows[kind] for kind in ("server", "runner", "shim")) <= job.retries:
-        yield f"{job.id} ({job.name}) is {job.state} ({job.reason}), and nobody killed so much of it"
+    elif job.state == "failed":
+        killed = e.blows["server"] + e.blows["runner"]
+        if not killed or not any(words in (job.reason or "") for words in ("signal 9", *SERVER_WORDS)):
+            yield f"{job.id} ({job.name}) is failed ({job.reason}), and nobody killed its runner or its server"
+    elif job.state == "lost":
+        yield f"{job.id} ({job.name}) is lost ({job.reason}), and may run again"
 
 
 def answered(e: Evidence) -> Iterator[str]:

@@ -66,10 +66,10 @@ KINDS: dict[str, Kind] = {
     "fill": Kind('head -c 1000000 /dev/zero > "$LOCKS/../../state/jobs/fill" 2> /dev/null; leave 7', {}, "failed", 7),
     "flood": Kind("head -c 200000 /dev/zero; leave 0", {"cards": 0}),
     "all": Kind("leave 0", {"cards": 4}),
-    "red": Kind(None, asking.engine("red", retries=3)),
-    "blue": Kind(None, asking.engine("blue", retries=3)),
-    "asks": Kind(None, asking.engine("slow", retries=3)),
-    "wide": Kind(None, asking.engine("wide", retries=3, cards=2)),
+    "red": Kind(None, asking.engine("red")),
+    "blue": Kind(None, asking.engine("blue")),
+    "asks": Kind(None, asking.engine("slow")),
+    "wide": Kind(None, asking.engine("wide", cards=2)),
 }
 #: Jobs on models.
 ENGINE = tuple(kind for kind, made in KINDS.items() if "engine" in made.spec)
