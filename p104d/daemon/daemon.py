@@ -26,12 +26,13 @@ from p104d.daemon.lookout import Lookout
 from p104d.daemon.loop import Loop
 from p104d.daemon.maintenance import Maintenance
 from p104d.daemon.metrics import Metrics
-from p104d.daemon.metrics_listen import serve_metrics
+from p104d.daemon.metrics_listen import serve_if_possible
 from p104d.daemon.models import Models
 from p104d.daemon.paths import Places, make_folders
 from p104d.daemon.proofs import Proofs
 from p104d.daemon.reading import DaemonFacts
 from p104d.daemon.recover import recover
+from p104d.daemon.residents import processes
 from p104d.daemon.restore import RESCUE, check_queue, take_in_forgotten
 from p104d.daemon.rig import Rig
 from p104d.daemon.sampler import Sampler
@@ -128,18 +129,21 @@ class Daemon:
         await self._supervisor.start()
         server: Server | None = None
         page: MetricsServer | None = None
+        unsettled: list[asyncio.Task[None]] = []
         try:
-            await recover(self._loop, self._database, self._supervisor, boot_id, self._ends.ended)
+            unsettled += await recover(self._loop, self._database, self._supervisor, boot_id, self._ends.ended)
             listening = listen(self._places.socket, system=self._options.system)
             metrics = self._metrics()
             server = Server(self._service(metrics), Gate(user_mode=not self._options.system))
             await server.start(listening)
-            page = await self._serve_metrics(metrics)
+            page = await serve_if_possible(self._settings.metrics, metrics)
             await self._sensors.start()
             self._tell_simulator()  # of the jobs that were found running
             await self._work()
         finally:
             sdnotify.notify("STOPPING=1")
+            for task in unsettled:
+                task.cancel()
             if page is not None:
                 await page.stop()
             if server is not None:
@@ -257,14 +261,6 @@ class Daemon:
         metrics.warnings = self._lookout.warnings
         return metrics
 
-    async def _serve_metrics(self, metrics: Metrics) -> MetricsServer | None:
-        """The page over TCP, where it is configured; an address that cannot be had keeps nobody's jobs waiting."""
-        try:
-            return await serve_metrics(self._settings.metrics, metrics)
-        except UnavailableError as error:
-            log.warning("%s", error.line(), extra={"action": "metrics_failed"})
-            return None
-
     def _service(self, metrics: Metrics) -> DaemonService:
         facts = DaemonFacts(
             started_at=self._clock.now(),
@@ -285,7 +281,7 @@ class Daemon:
             return MEMORY_TEST
         key = self._supervisor.owner_of(pid)
         if key is not None and key.kind == KIND:
-            return self._loop.servers.owner(key.id)
+            return self._loop.servers.sights.owner(key.id)
         return key.id if key is not None and key.kind == "job" else None
 
     def _is_alive(self, pid: int) -> bool:
@@ -311,20 +307,10 @@ class Daemon:
             return
         try:
             with self._database.read() as conn:
-                attempts = reads.open_attempts(conn)
-                copies = instances.open_instances(conn)
+                attempts, copies = reads.open_attempts(conn), instances.open_instances(conn)
         except UnavailableError:
             return  # a step is done by now, and must not look as if it had failed
-        jobs = [
-            (attempt.pid, uuid, reserved)
-            for attempt in attempts
-            if attempt.pid is not None and attempt.instance_id is None
-            for uuid, reserved, _exclusive in attempt.holds
-        ]
-        servers = [
-            (copy.pid, card.uuid, card.reserved_bytes) for copy in copies if copy.pid is not None for card in copy.cards
-        ]
-        self._sensors.set_processes([*jobs, *servers, *self._loop.proofs.processes()])
+        self._sensors.set_processes([*processes(attempts, copies), *self._loop.proofs.processes()])
 
     def _tests_changed(self) -> None:
         self._loop.touch()

@@ -6,6 +6,7 @@ The service's sandbox has no network at all. A socket unit makes the socket outs
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import MutableMapping
@@ -17,8 +18,18 @@ from p104d.daemon.metrics_config import SYSTEMD, Address, MetricsConfig, parse_l
 
 #: ``FileDescriptorName`` of p104d-metrics.socket.
 _SOCKET_NAME = "metrics"
+log = logging.getLogger(__name__)
 #: sd_listen_fds(3): descriptors are passed from this one on.
 _FIRST_DESCRIPTOR = 3
+
+
+async def serve_if_possible(config: MetricsConfig, metrics: Metrics) -> MetricsServer | None:
+    """``serve_metrics``; an address that cannot be had keeps nobody's jobs waiting."""
+    try:
+        return await serve_metrics(config, metrics)
+    except UnavailableError as error:
+        log.warning("%s", error.line(), extra={"action": "metrics_failed"})
+        return None
 
 
 async def serve_metrics(config: MetricsConfig, metrics: Metrics) -> MetricsServer | None:

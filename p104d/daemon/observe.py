@@ -36,7 +36,7 @@ class Observer:
     whose model cannot be used, and why. ``pinned`` are the paths of models that the configuration pins.
     """
 
-    def __init__(self, capacity: Capacity, models: Models, pinned: Sequence[str] = ()) -> None:
+    def __init__(self, capacity: Capacity, models: Models | None = None, pinned: Sequence[str] = ()) -> None:
         self.capacity, self.models, self.pinned = capacity, models, tuple(pinned)
         self._cursor = 0
         self.more = False
@@ -112,7 +112,7 @@ class Observer:
         cards: Sequence[CardView],
     ) -> list[WaitingJob]:
         """Jobs of one model with the family that they are of; none where it is not known (yet), or its file is bad."""
-        found = self.models.resolve(conn, requirement, cards)
+        found = self.models.resolve(conn, requirement, cards) if self.models is not None else None
         if not isinstance(found, Known):
             if isinstance(found, Bad) and not found.never:
                 self.bad += [(job.id, found.text) for job in jobs]

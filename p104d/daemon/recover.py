@@ -8,14 +8,17 @@ claimed, its shim is alive          adopt it; a stop that was committed is asked
 an exit record is there             the attempt ended so
 claimed, no shim, no record         sweep what is left of its processes; lost
 another boot, no exit record        lost: whether it ran before the host died, nobody can know
+nothing: it cannot be read          asked again; until then it holds what it was given
 ==================================  ============================================================
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from p104d.daemon.endings import Finished
 from p104d.daemon.loop import Loop
@@ -29,13 +32,19 @@ from p104d.store.instances import Instance
 from p104d.store.reads import OpenAttempt
 
 log = logging.getLogger(__name__)
+#: A folder that cannot be read or written is asked again; one bad folder keeps no daemon from its other jobs.
+_AGAIN_SECONDS = 1.0
 
 
 async def recover(
     loop: Loop, database: Database, supervisor: Supervisor, boot_id: str, ended: Callable[[Key, Look], Awaitable[None]]
-) -> None:
+) -> list[asyncio.Task[None]]:
     """Find every open attempt again; afterwards each is watched or its end is posted to the loop. Notifications that
-    were being sent are owed again; memory tests ended with the daemon that ran them, and are due as before."""
+    were being sent are owed again; memory tests ended with the daemon that ran them, and are due as before.
+
+    Returns tasks that go on asking for those whose folder the disk refuses; they end with the daemon.
+    """
+    unsettled = []
     with database.read() as conn:
         attempts = reads.open_attempts(conn)
         copies = instances.open_instances(conn)
@@ -43,10 +52,30 @@ async def recover(
         schedules.owe_again(conn)
         proofs.interrupt_all(conn, loop.clock.now())
     for copy in copies:
-        await _recover_copy(loop, supervisor, copy, boot_id, ended)
+        settle = partial(_recover_copy, loop, supervisor, copy, boot_id, ended)
+        unsettled += await _settled(key_of(copy.id), settle)
     await _end_strangers(supervisor, {copy.id for copy in copies})
     for attempt in attempts:
-        await _recover_one(loop, supervisor, attempt, boot_id, ended)
+        settle = partial(_recover_one, loop, supervisor, attempt, boot_id, ended)
+        unsettled += await _settled(Key("job", attempt.job_id, attempt.number), settle)
+    return unsettled
+
+
+async def _settled(key: Key, settle: Callable[[], Awaitable[None]]) -> list[asyncio.Task[None]]:
+    """Do it now, or have it tried until the disk lets it: no task, or the one that does."""
+    try:
+        await settle()
+    except OSError as error:
+        log.warning("%s %d cannot be settled yet: %s", key.kind, key.id, error, extra={"action": "recover"})
+        return [asyncio.create_task(_until_settled(settle))]
+    return []
+
+
+async def _until_settled(settle: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(_AGAIN_SECONDS)
+        with contextlib.suppress(OSError):
+            return await settle()
 
 
 async def _recover_copy(

@@ -73,3 +73,17 @@ def with_runs(conn: Connection, families: Mapping[str, ModelFamily]) -> tuple[Mo
         else family
         for key, family in sorted(families.items())
     )
+
+
+def processes(attempts: Sequence[OpenAttempt], instances: Sequence[Instance]) -> list[tuple[int, str, int]]:
+    """(pid, card, bytes) as a made-up rig shows them: a job's process, or its model's server, uses what it reserved."""
+    found = [
+        (attempt.pid, uuid, reserved)
+        for attempt in attempts
+        if attempt.pid is not None and attempt.instance_id is None
+        for uuid, reserved, _exclusive in attempt.holds
+    ]
+    found += [
+        (each.pid, card.uuid, card.reserved_bytes) for each in instances if each.pid is not None for card in each.cards
+    ]
+    return found

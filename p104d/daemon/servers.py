@@ -16,20 +16,21 @@ from sqlalchemy.engine import Connection
 
 from p104d.core.card import CardState
 from p104d.core.plan import LoadModel
-from p104d.core.snapshot import CardView, Snapshot
+from p104d.core.snapshot import Snapshot
 from p104d.daemon.accounts import Account, account
 from p104d.daemon.endings import Finished
 from p104d.daemon.events import ServerReady, ServerSick
 from p104d.daemon.models import Known
 from p104d.daemon.residents import jobs_on
 from p104d.daemon.server_launch import KIND, ServerPlaces, server_spec
+from p104d.daemon.server_new import new_instance
+from p104d.daemon.server_sights import ServerSights
 from p104d.daemon.server_watch import ServerWatch
 from p104d.daemon.work import Work
-from p104d.engines.model_fit import placed
 from p104d.policy.retry import Stop
 from p104d.processes.attempt import Key, Look
 from p104d.store import instances, model_facts, reads
-from p104d.store.instances import Instance, InstanceState, Loaded, NewInstance, OnCard
+from p104d.store.instances import Instance, InstanceState
 from p104d.store.reads import OpenAttempt
 
 if TYPE_CHECKING:
@@ -59,9 +60,7 @@ class Servers:
         self._watch = ServerWatch(loop.supervisor, loop.settings.models.load_timeout_seconds, loop.post, loop.clock)
         self._gone: dict[int, asyncio.Future[bool]] = {}
         self._cards: dict[int, tuple[str, ...]] = {}
-        #: Which job each copy serves, and the copies that compute without a card; as of the last step.
-        self._jobs: dict[int, int] = {}
-        self._peaks: dict[tuple[int, str], int] = {}
+        self.sights = ServerSights()
 
     async def close(self) -> None:
         """Stop watching; every server runs on."""
@@ -79,7 +78,7 @@ class Servers:
 
     def load(self, conn: Connection, load: LoadModel, known: Known, snapshot: Snapshot, work: Work, now: float) -> None:
         """Write down a copy that is to be loaded; its server is launched after the commit."""
-        new = self._new(load, known, snapshot.cards)
+        new = new_instance(load, known, snapshot.cards, known.owner or self._loop.models.shared_account())
         number = instances.add(conn, new, now=now, boot_id=self._loop.boot_id)
         loaded = msgspec.structs.replace(new.loaded, socket=self._places.socket(number))
         instances.set_loaded(conn, number, loaded)
@@ -101,42 +100,6 @@ class Servers:
         self._cards[number] = load.cards
         work.loads.append((number, self._account(new.uid), self._is_shared(known)))
         log.info("loading %s as copy %d on %s", new.label, number, ", ".join(load.cards), extra={"action": "load"})
-
-    def _new(self, load: LoadModel, known: Known, cards: Sequence[CardView]) -> NewInstance:
-        by_uuid = {card.uuid: card for card in cards}
-        views = [by_uuid[uuid] for uuid in load.cards]
-        sums = placed(known.model.shape, known.ask, [view.capacity_bytes for view in views], known.costs)
-        shared = self._loop.models.shared_account() if known.owner is None else None
-        owner = known.owner or shared
-        fastest = max((card.link_bytes_per_second for card in cards), default=0.0)
-        slowest = min(view.link_bytes_per_second for view in views)
-        surplus = known.costs.surplus
-        return NewInstance(
-            family=known.family.key,
-            path=known.need.path,
-            label=known.family.label,
-            loaded=Loaded(
-                context=known.need.context,
-                parallel=known.need.parallel,
-                kv_cache=known.need.kv_cache,
-                cards=len(views),
-                fits=known.family.fits,
-                tensor_split=tuple(one.layers for one in sums) if len(sums) > 1 else (),
-                embeddings=known.need.embeddings,
-                file_bytes=known.model.size,
-                load_seconds=known.family.load_seconds,
-                user=owner.name if owner is not None else None,
-                shared=known.owner is None,
-            ),
-            uid=owner.uid if owner is not None else None,
-            job_id=load.job_id,
-            ram_bytes=known.family.ram_bytes,
-            slowness=max(1.0, fastest / slowest) if slowest > 0 else 1.0,
-            cards=tuple(
-                OnCard(view.uuid, known.vram_bytes or one.total, max(0, one.total - surplus))
-                for view, one in zip(views, sums, strict=True)
-            ),
-        )
 
     def _is_shared(self, known: Known) -> bool:
         return known.owner is None and self._loop.models.shared_account() is not None
@@ -187,7 +150,7 @@ class Servers:
         """A copy's server has ended, or was never started."""
         number = done.key.id
         copy = next((each for each in instances.open_instances(conn) if each.id == number), None)
-        self._note_peaks(conn, number)
+        self.sights.keep(conn, number)
         text = done.note or done.failure or self._watch.last_words(number, done.look)
         before = instances.gone(conn, number, at=now, reason=text)
         work.dirty = work.running_changed = True
@@ -239,7 +202,7 @@ class Servers:
                 self.evict(conn, copy.id, FOR_TEST, work)
             elif copy.ready_at is None and not copy.pinned and limit and copy.last_used + limit <= now:
                 self.evict(conn, copy.id, IDLE, work)
-        self._jobs = {copy.id: copy.job_id for copy in snapshot.residents if copy.job_id is not None}
+        self.sights.jobs = {copy.id: copy.job_id for copy in snapshot.residents if copy.job_id is not None}
 
     def _out_of_service(self, uuid: str) -> bool:
         """Whether a card was taken out of service. One that is only missing may be back in a moment: of those that are
@@ -256,7 +219,7 @@ class Servers:
         times = [
             copy.last_used_at + limit
             for copy in instances.open_instances(conn)
-            if copy.state is InstanceState.READY and copy.path not in pinned and copy.id not in self._jobs
+            if copy.state is InstanceState.READY and copy.path not in pinned and copy.id not in self.sights.jobs
         ]
         return min(times, default=None)
 
@@ -290,31 +253,14 @@ class Servers:
 
     # --- what the sensor says --------------------------------------------------------------------------------------
 
-    def owner(self, number: int) -> int:
-        """Whose a server's process is: its job's, or, idle, its own (as a negative number)."""
-        return self._jobs.get(number, -number)
-
     def note(
         self, copies: Sequence[Instance], attempts: Sequence[OpenAttempt], ours: Mapping[str, Mapping[int, int]]
     ) -> None:
-        """Take in what processes of ours were seen to use, by card and owner."""
-        busy = jobs_on(attempts)
-        self._jobs = {number: attempt.job_id for number, attempt in busy.items()}
+        """Take in a look at the cards (``ServerSights.note``), and see that those that serve still answer."""
+        self.sights.note(copies, attempts, ours)
         for copy in copies:
-            self._cards[copy.id] = copy.uuids
             if copy.state is InstanceState.READY:
                 self._watch.beat(copy.id, copy.loaded.socket)
-            for uuid in copy.uuids:
-                seen = ours.get(uuid, {})
-                most = seen.get(-copy.id, 0) or (seen.get(busy[copy.id].job_id, 0) if copy.id in busy else 0)
-                if most > self._peaks.get((copy.id, uuid), 0):
-                    self._peaks[copy.id, uuid] = most
-
-    def _note_peaks(self, conn: Connection, number: int) -> None:
-        for (copy, uuid), most in list(self._peaks.items()):
-            if copy == number:
-                instances.peaked(conn, number, uuid, most)
-                del self._peaks[copy, uuid]
 
     # --- after a start ---------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from p104d.core.snapshot import Hold, Snapshot, WaitingJob
 from p104d.policy.fit import Obstacle, Occupant, Seat
 from p104d.policy.models_view import Queues, occupants, residency_view
 from p104d.policy.residency import Behind, Turn
+from p104d.policy.residency_estimate import held
 from p104d.policy.residency_view import Begin, Kept, Load, View
 
 
@@ -67,8 +68,21 @@ class Models:
         """Cards are kept for a command: models have them no more, but for the jobs before it."""
         self.turn.rig.shut(reservation.cards, self.queues.waiting_families())
 
-    def take(self, seats: Iterable[Seat], lacking_ram_bytes: int) -> tuple[int, ...]:
-        """A command starts on ``seats`` and needs so much host memory that is not free: the copies that leave."""
+    def shut_for_memory(self, lacking_bytes: int) -> None:
+        """A command waits for so much host memory: copies serve later jobs no more whose memory it will get, those that
+        are idle first, then those at work for longest."""
+        rig = self.turn.rig
+        fixed = rig.closed | self.kept_for.keys()
+        able = [each for each in rig.residents.values() if not each.pinned and fixed.isdisjoint(each.cards)]
+        for copy in sorted(
+            able, key=lambda each: (each.id not in rig.idle, each.busy_since or each.last_used, each.id)
+        ):
+            if lacking_bytes > 0 and copy.ram_bytes and self.seats[copy.cards[0]].model is not None:
+                rig.shut(copy.cards, self.queues.waiting_families())
+                lacking_bytes -= copy.ram_bytes
+
+    def evict(self, seats: Iterable[Seat], lacking_ram_bytes: int) -> tuple[int, ...]:
+        """A command is to start on ``seats`` and needs so much host memory that is not free: the copies that leave."""
         chosen = list(seats)
         gone = sorted({seat.model.id for seat in chosen if seat.model is not None})
         lacking_ram_bytes -= sum(self.residents[number].ram_bytes for number in gone)
@@ -80,8 +94,12 @@ class Models:
                 lacking_ram_bytes -= self.residents[number].ram_bytes
         for number in gone:
             self._unload(number)
-        self.turn.rig.take(seat.view.uuid for seat in chosen)
         return tuple(gone)
+
+    def take(self, seats: Iterable[Seat]) -> None:
+        """A command has started on ``seats``."""
+        for seat in seats:
+            self.turn.rig.take(seat.view.uuid, held(seat.holds, self.now))
 
     def ram_bytes_of(self, residents: Iterable[int]) -> int:
         """Host memory that these copies hold."""
@@ -129,9 +147,9 @@ class Models:
         )
         return replace(self.view, cards=cards, residents=residents)
 
-    def cost(self, model: Occupant | None) -> tuple[bool | float, ...]:
-        """What a command's card costs the models: nothing; a copy used long ago; one for which jobs wait."""
-        return () if model is None else self._cost(model.id)
+    def cost(self, model: Occupant) -> tuple[bool | float, ...]:
+        """What it costs to unload this copy, the smaller the better: nobody waits for it; it was used long ago."""
+        return self._cost(model.id)
 
     def _cost(self, number: int) -> tuple[bool | float, ...]:
         copy = self.residents[number]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from p104d.core.snapshot import CardView, ModelFamily, ResidentModel, Snapshot, WaitingJob
 from p104d.policy.fit import Obstacle, Occupant, Seat
+from p104d.policy.residency_estimate import held
 from p104d.policy.residency_view import Ask, Family, Line, Resident, RigCard, View
 
 #: Links differ by no more: x1 of the first generation to x16 of it.
@@ -45,7 +46,7 @@ def residency_view(snapshot: Snapshot, seats: Sequence[Seat], lines: Iterable[Li
     }
     return View(
         now=snapshot.now,
-        cards=tuple(_card(seat, fastest) for seat in seats),
+        cards=tuple(_card(seat, fastest, snapshot.now) for seat in seats),
         residents=tuple(
             _resident(each, snapshot.now)
             for each in snapshot.residents
@@ -57,16 +58,17 @@ def residency_view(snapshot: Snapshot, seats: Sequence[Seat], lines: Iterable[Li
     )
 
 
-def _card(seat: Seat, fastest: float) -> RigCard:
+def _card(seat: Seat, fastest: float, now: float) -> RigCard:
     view, model = seat.view, seat.model
     runs = None if model is None else model.job_id
-    held = any(hold.job_id != runs for hold in view.holds)
+    others = [hold for hold in view.holds if hold.job_id != runs]
     stranded = model is not None and model.stays is Obstacle.MODEL_STRANDED
     return RigCard(
         id=view.uuid,
-        closed=view.closed is not None or held or stranded,
+        closed=view.closed is not None or bool(others) or stranded,
         full=seat.foreign_bytes > 0,
         slowness=_slowness(view, fastest),
+        held=held(others, now) if others and view.closed is None and not stranded else None,
     )
 
 

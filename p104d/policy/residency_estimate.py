@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from heapq import heapify, heapreplace
 
-from p104d.policy.residency_view import Family, Resident
+from p104d.core.snapshot import Hold
+from p104d.policy.rank import KILL_GRACE_SECONDS
+from p104d.policy.residency_view import Family, Held, Resident
 
 #: Where nothing has ended yet.
 UNKNOWN_SECONDS = 30.0
@@ -13,6 +15,8 @@ UNKNOWN_SECONDS = 30.0
 PRIOR = 1.0
 #: A job that runs is expected to run at least this part of its family's mean on.
 REST = 0.3
+#: A job long past its time limit may hang for good: the last choice.
+OVERDUE_SECONDS = 1e9
 #: Jobs placed one by one; of more, the whole is as good as the sum of its parts.
 _EXACT = 24
 
@@ -36,6 +40,23 @@ def rest(resident: Resident, mean: float, now: float) -> float:
     if resident.loading:
         return ahead
     return ahead + max(mean - max(0.0, now - resident.busy_since), REST * mean)
+
+
+def held(holds: Iterable[Hold], now: float) -> Held:
+    """How long jobs without a model have a card on.
+
+    Of one without a time limit only its age is known. The older, the nearer its end: what that says is often wrong, but
+    a card that takes no new jobs comes nearer to being free than those that do, so that a choice once made stays.
+    """
+    seconds, sure = 0.0, True
+    for hold in holds:
+        if hold.ends_by is None:
+            age = 0.0 if hold.since is None else max(0.0, now - hold.since)
+            seconds, sure = max(seconds, UNKNOWN_SECONDS - age, REST * UNKNOWN_SECONDS), False
+        else:
+            overdue = hold.ends_by + KILL_GRACE_SECONDS < now
+            seconds, sure = max(seconds, OVERDUE_SECONDS if overdue else hold.ends_by - now), sure and not overdue
+    return Held(seconds, sure)
 
 
 def done(free: Sequence[float], count: int, mean: float) -> float:

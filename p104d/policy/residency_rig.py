@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from math import inf
 
 from p104d.policy.residency_estimate import rest
-from p104d.policy.residency_view import Begin, Family, Kept, Load, Resident, View
+from p104d.policy.residency_view import Begin, Family, Held, Kept, Load, Resident, View
 
 #: Unloading a copy costs its family a load later, perhaps: counted as this part of the load that is at hand, so that an
 #: empty card behind a slow link is not always better than a fast one with a copy on it.
@@ -35,6 +35,7 @@ class Rig:
         self.slowness = {card.id: card.slowness for card in view.cards}
         self.place = {card.id: index for index, card in enumerate(view.cards)}
         self.closed = {card.id for card in view.cards if card.closed}
+        self.held = {card.id: card.held for card in view.cards if card.held is not None}
         self.full = {card.id for card in view.cards if card.full}
         self.ram_free_bytes: float = inf if view.ram_free_bytes is None else view.ram_free_bytes
         #: Families for which there were cards, but not the host memory.
@@ -138,9 +139,10 @@ class Rig:
             and (number is None or (number in self.idle and not self.residents[number].pinned))
         }
 
-    def take(self, cards: Iterable[str]) -> None:
-        """Others have these cards, on which there is no copy (any more)."""
-        self.closed.update(cards)
+    def take(self, card: str, held: Held) -> None:
+        """Others have this card, on which there is no copy (any more)."""
+        self.closed.add(card)
+        self.held[card] = held
 
     def shut(self, cards: Iterable[str], served: Container[str]) -> None:
         """Keep ``cards`` for others: they take no copy any more, and copies on them serve nobody; but those of families
@@ -160,22 +162,43 @@ class Rig:
             (seconds, self.place[card], card)
             for card in self.place
             if takes(family, card)
+            and (within is None or card not in self.held or self.held[card].sure)
             and (seconds := self._expected(card, spare)) < inf
             and (within is None or (seconds <= within and not self._wanted(card, spare)))
         )
         if len(found) < family.cards:
             return None
         chosen = found[: family.cards]
+        if family.ram_bytes:
+            chosen += self._whose_memory(family, [card for _, _, card in chosen], spare)
         # An idle copy that must serve older jobs first does so; it is kept once they are gone.
         self.kept.update({card: job for _, _, card in chosen if not self._serves_first(self.on[card], spare)})
         cards = tuple(card for _, place, card in sorted(chosen, key=lambda each: each[1]))
-        return Kept(job, cards, self.now + chosen[-1][0])
+        return Kept(job, cards, self.now + max(seconds for seconds, _, _ in chosen))
+
+    def _whose_memory(
+        self, family: Family, cards: list[str], spare: Mapping[str, bool]
+    ) -> list[tuple[float, int, str]]:
+        """Other cards with copies whose host memory is needed too, the soonest idle first."""
+        leave = {self.on[card] for card in cards}
+        lacks = family.ram_bytes - self.ram_free_bytes
+        lacks -= sum(each.ram_bytes for each in self.residents.values() if each.id in leave)
+        more: list[tuple[float, int, str]] = []
+        for copy in sorted(self.residents.values(), key=lambda each: (self._expected(each.cards[0], spare), each.id)):
+            known = [(self._expected(card, spare), self.place[card], card) for card in copy.cards]
+            here = all(self.on[card] == copy.id for card in copy.cards) and copy.id not in leave
+            if lacks > 0 and here and copy.ram_bytes and all(seconds < inf for seconds, _, _ in known):
+                more += known
+                lacks -= copy.ram_bytes
+        return more
 
     def _expected(self, card: str, spare: Mapping[str, bool]) -> float:
         """In how many seconds the card could be had; inf: never, or not for this."""
         number = self.on[card]
-        if card in self.closed or card in self.kept or card in self.full:
+        if card in self.kept or card in self.full:
             return inf
+        if card in self.closed:
+            return self.held[card].seconds if card in self.held else inf
         if number is None:
             return 0.0
         if number < 0:

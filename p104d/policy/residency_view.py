@@ -5,15 +5,23 @@ from __future__ import annotations
 import msgspec
 
 
+class Held(msgspec.Struct, frozen=True):
+    """In how many seconds a card should be free, and whether it surely is by then."""
+
+    seconds: float
+    sure: bool
+
+
 class RigCard(msgspec.Struct, frozen=True, kw_only=True):
     """One card. ``closed`` takes nothing new (drained, missing, reserved), ``full`` no other copy than the one that is
     there (other processes use it too); ``slowness`` multiplies load times (a card behind an x1 riser beside one at x4:
-    4)."""
+    4). ``held`` is for a closed card that opens again by itself: when those that have it are expected to be done."""
 
     id: str
     closed: bool = False
     full: bool = False
     slowness: float = 1.0
+    held: Held | None = None
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):

@@ -81,12 +81,13 @@ class Round:
 
     def serve(self, job: WaitingJob) -> None:
         """The turn of ``job``. Those that run on models are decided for together, as late as the order allows."""
-        if job.family is not None:
-            if self.models is not None:
+        if self.models is not None:
+            if job.family is not None:
                 self.models.queues.add(job)
-            return
-        self.settle(job)
-        self.consider(job)
+                return
+            self.settle(job)
+        if job.family is None:
+            self.consider(job)
 
     def settle(self, behind: WaitingJob | None = None) -> None:
         """Decide for the model jobs that had their turn, before ``behind`` has his; None: they were all."""
@@ -144,6 +145,10 @@ class Round:
             return self.ram_free_bytes
         return self.ram_free_bytes + models.reclaimable_ram_bytes() - models.wants_ram_bytes
 
+    def _unkept_ram_bytes(self) -> int:
+        wanted = 0 if self.models is None else self.models.wants_ram_bytes
+        return self.ram_free_bytes - sum(keep.ram_bytes for keep in self.keeps) - wanted
+
     def kept_from(self, seat: Seat, job: WaitingJob) -> int | None:
         """The job for which this card is kept from ``job``; None: it is not, or ``job`` surely ends before."""
         if self.models is not None and (model_job := self.models.kept_job(seat)) is not None:
@@ -174,11 +179,16 @@ class Round:
             free = [seat for seat in free if self.models.kept_job(seat) is None]
         if len(free) < req.cards:
             return None
-        best = nsmallest(req.cards, free, key=lambda seat: (seat.view.uuid in kept, self._cost(seat), rank(seat, req)))
+        best = nsmallest(
+            req.cards,
+            free,
+            key=lambda seat: (
+                seat.view.uuid in kept,
+                () if seat.model is None or self.models is None else self.models.cost(seat.model),
+                rank(seat, req),
+            ),
+        )
         return sorted(best, key=lambda seat: (seat.view.index, seat.view.uuid))
-
-    def _cost(self, seat: Seat) -> tuple[bool | float, ...]:
-        return () if self.models is None or seat.model is None else self.models.cost(seat.model)
 
     def _start(self, job: WaitingJob, seats: list[Seat]) -> Start:
         req = job.requirement
@@ -188,6 +198,8 @@ class Round:
         reserved = tuple(seat.view.capacity_bytes if whole else req.vram_bytes or 0 for seat in seats)
         for seat, share in zip(seats, reserved, strict=True):
             seat.add(Hold(job_id=job.id, reserved_bytes=share, exclusive=whole, ends_by=ends_by, since=self.now))
+        if self.models is not None:
+            self.models.take(seats)
         self.ram_free_bytes -= req.ram_bytes
         if req.cards == 0:
             self.slots_free -= 1
@@ -202,8 +214,7 @@ class Round:
     def _evict(self, req: Requirement, seats: list[Seat]) -> tuple[int, ...]:
         """Unload the copies on ``seats``, and as many others as host memory asks for."""
         assert self.models is not None
-        spare = self.ram_free_bytes - sum(keep.ram_bytes for keep in self.keeps) - self.models.wants_ram_bytes
-        evicts = self.models.take(seats, req.ram_bytes - spare if req.ram_bytes else 0)
+        evicts = self.models.evict(seats, req.ram_bytes - self._unkept_ram_bytes() if req.ram_bytes else 0)
         self.ram_free_bytes += self.models.ram_bytes_of(evicts)
         return evicts
 
@@ -227,6 +238,8 @@ class Round:
             starts_by=max((each.at for each in chosen), default=None) if known else None,
             host=on_host,
         )
+        if self.models is not None and req.ram_bytes:
+            self.models.shut_for_memory(req.ram_bytes - self._unkept_ram_bytes())
         self.keeps.append(
             Keep(reservation=reservation, for_cards=with_cards, ram_bytes=req.ram_bytes, slots=0 if with_cards else 1)
         )

@@ -43,8 +43,7 @@ class Supervisor:
 
     ``roots`` maps kinds to the folder their attempts are in; left out: jobs in ``jobs_dir`` and notifications in
     ``notify`` beside it. ``runtime_dir`` holds the socket for the shims' events, the same for every daemon that is to
-    adopt the others' shims. ``zygote_argv`` replaces the zygote's start, for tests. ``own_units`` tells that each
-    attempt is a unit of systemd.
+    adopt the others' shims. ``zygote_argv`` replaces the zygote's start, for tests. ``own_units``: attempts are units.
     """
 
     def __init__(

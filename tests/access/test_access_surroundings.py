@@ -114,7 +114,7 @@ def test_limits_are_the_submitters(system: System) -> None:
 
 
 def test_a_notification_has_the_limits_of_its_job(system: System) -> None:
-    told = system.home(ALICE) / "told"
+    told = system.home(ALICE) / "told-limit"
     text = f"command: 'false'\nnotify: {{on: [failed], command: 'ulimit -n > {told}.new; mv {told}.new {told}'}}\n"
     done = system.by(ALICE, "submit", "-", stdin=_piped(text), preexec_fn=lower)
     assert done.code == 0, done

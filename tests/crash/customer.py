@@ -21,10 +21,10 @@ ENDED = frozenset(checker.ENDED)
 
 
 class Customer:
-    """Asks for things; ``jobs`` are the acknowledged ones by id."""
+    """Asks for things; ``jobs`` are the acknowledged ones by id. ``failing``: the disk may, and then it is refused."""
 
-    def __init__(self, rig: CrashRig) -> None:
-        self.rig = rig
+    def __init__(self, rig: CrashRig, *, failing: bool = False) -> None:
+        self.rig, self._failing = rig, failing
         self.folder = rig.folder / "work"
         (self.folder / "locks").mkdir(exist_ok=True)
         self.ledger = Ledger(self.folder / "ledger")
@@ -64,8 +64,8 @@ class Customer:
         except UnreachableError:
             return None
         except P104Error as error:
-            # A submission is never refused here; a verb may be, when its job has gone on meanwhile.
-            if path == "submit":
+            # A submission is never refused here but for the disk; a verb may be, when its job has gone on meanwhile.
+            if path == "submit" and not (self._failing and _of_the_disk(error)):
                 self.ledger.note(what="wrong", text=f"0: a submission was refused: {error.line()}")
             return None
 
@@ -147,6 +147,10 @@ class Customer:
             f"the lock {path}" for path in [*self.folder.glob("locks/*"), self.rig.store / "daemon.lock"] if _held(path)
         ]
         return [f"0: {each} is left" for each in left]
+
+
+def _of_the_disk(error: P104Error) -> bool:
+    return error.retry and "disk" in error.line()
 
 
 def _is_heard(path: str) -> bool:

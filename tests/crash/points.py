@@ -33,9 +33,9 @@ class Story:
             self.rig.daemon.wait()
             self.again()
 
-    def again(self) -> None:
-        """Another daemon, which nobody kills."""
-        self.rig.start(sabotage=self._sabotage)
+    def again(self, rule: str = "") -> None:
+        """Another daemon, which nobody kills; ``rule`` is the interposer's."""
+        self.rig.start(rule, sabotage=self._sabotage)
 
     def until(self, action: Callable[[], bool]) -> None:
         """Do it until it is acknowledged, by one daemon or the next."""

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-from crash_rig import CrashRig, Process
+from crash_rig import CrashRig, Process, eventually
 from customer import Customer
 from evidence import Evidence
 from workload import CHAINS, ORDINARY, Maker, kind_of
@@ -25,10 +25,30 @@ MODEL_VICTIMS = {"daemon": 60, "server": 15, "runner": 10, "shim": 15}
 _STOPPED = ("cancelled", "asks")
 #: The client does not run away from a rig that is dead most of the time.
 _MOST_ACTIVE = 24
+#: How a disk fails under a daemon, for the interposer: calls, and where. What a shim writes is not concerned: a record
+#: that cannot be made durable may be a loss, which would say nothing here.
+_WEATHER = (
+    ("eio", "fsync|fdatasync", "queue.db"),
+    ("eio", "fsync|fdatasync", "/jobs"),
+    ("eio", "pwrite|write|ftruncate", "queue.db"),
+    ("enospc", "pwrite|write|ftruncate|fallocate", "queue.db"),
+    ("enospc", "create|mkdir|write|link|rename", "/jobs"),
+)
+#: The first so many calls of a kind: those of a start, of recovery and of a few jobs.
+_MOST_CALLS = 60
+
+
+def weather(source: random.Random) -> str:
+    """A rule for the interposer: one call of a daemon's life fails, or every one from then on; now and then none."""
+    if source.random() < 0.2:
+        return ""
+    kind, calls, path = source.choice(_WEATHER)
+    return f"{kind}:{calls}:{source.randint(1, _MOST_CALLS)}{source.choice(['', '', '+'])}:{path}"
 
 
 class Storm:
-    """``kills`` SIGKILLs, chosen by ``source`` among ``victims``, while there are jobs of ``kinds``."""
+    """``kills`` SIGKILLs, chosen by ``source`` among ``victims``, while there are jobs of ``kinds``; with ``failing``, of
+    daemons whose disk fails too."""
 
     def __init__(
         self,
@@ -36,12 +56,14 @@ class Storm:
         source: random.Random,
         kills: int,
         *,
+        failing: bool = False,
         victims: Mapping[str, int] = VICTIMS,
         kinds: Sequence[str] = (*ORDINARY, *CHAINS),
     ) -> None:
-        self.rig, self._random, self._kills = rig, source, kills
+        self.rig, self._random, self._kills, self._failing = rig, source, kills, failing
         self._victims, self._kinds = victims, kinds
-        self.customer = Customer(rig)
+        self.customer = Customer(rig, failing=failing)
+        self.refused_to_start = 0
         self.killed = dict.fromkeys(victims, 0)
         self._over = threading.Event()
         self._problem: BaseException | None = None
@@ -49,7 +71,7 @@ class Storm:
     def run(self) -> Evidence:
         """All of it, and what is found afterwards."""
         client = threading.Thread(target=self._client, args=(random.Random(self._random.random()),))
-        self.rig.start()
+        self._start()
         client.start()
         try:
             while sum(self.killed.values()) < self._kills and self._problem is None:
@@ -60,6 +82,9 @@ class Storm:
             client.join()
         if self._problem is not None:
             raise self._problem
+        if self._failing:
+            self._die()
+            self.rig.start()
         assert self.rig.ready(), self.rig.tail()
         self.customer.finish()
         return self.customer.settle()
@@ -69,17 +94,34 @@ class Storm:
         leave a daemon that serves some time, however slow this machine is."""
         if self._random.random() < 0.5:
             time.sleep(0.15 * self._random.random())
+        elif self._failing:
+            # Whose disk fails for good answers nobody, and lives.
+            with contextlib.suppress(AssertionError):
+                eventually(lambda: self.rig.daemon.is_dead() or self.rig.answers(), seconds=1.0)  # type: ignore[union-attr]
+            time.sleep(0.4 * self._random.random())
         elif self.rig.ready():
             time.sleep(0.4 * self._random.random())
 
     # --- killing ---------------------------------------------------------------------------------------------------
 
+    def _start(self) -> None:
+        self.rig.start(weather(self._random) if self._failing else "")
+
+    def _die(self) -> None:
+        """Kill the daemon, where its disk did not let it start and it is dead already."""
+        assert self.rig.daemon is not None
+        if self._failing and self.rig.daemon.is_dead():
+            self.refused_to_start += 1
+            assert self.rig.daemon.wait() > 0, self.rig.tail()
+        else:
+            self.rig.daemon.kill()
+
     def _kill(self) -> None:
         [kind] = self._random.choices(list(self._victims), list(self._victims.values()))
         assert self.rig.daemon is not None
         if kind == "daemon":
-            self.rig.daemon.kill()
-            self.rig.start()
+            self._die()
+            self._start()
         else:
             found = self._find(kind)
             if not found:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import checker
 import pytest
 import scenarios
-from crash_rig import CrashRig
+from crash_rig import CrashRig, eventually
 from interposer import read_trace
 from points import Story, chosen
 from torture import LONG, amount
@@ -75,3 +75,19 @@ def test_a_shim_dies_at_each_of_its_points(rig: CrashRig, tell: Callable[[str], 
     tell(f"{len(evidence.jobs)} jobs: { ({kind: outcomes.count(kind) for kind in set(outcomes)}) }")
     # Before its claim, between claim and record, and after: all three were met.
     assert {"revoked", "lost", "succeeded"} <= set(outcomes)
+
+
+@pytest.mark.parametrize("rule", ["eio:symlink:1:/jobs", "eio:fsync:1:/jobs"])
+def test_a_folder_that_the_disk_refuses_keeps_no_daemon_from_its_work(rig: CrashRig, rule: str) -> None:
+    """An attempt that nobody claimed cannot be taken back at first; it holds its card, and is asked for again."""
+    story = Story(rig, "", "slow")
+    there = rig.folder / "there"
+    [job] = story.submit("ok")
+    eventually(lambda: there.exists() and there.read_text(), rig.tail)
+    assert rig.daemon is not None
+    rig.daemon.kill()
+    story.again(rule)
+    assert rig.ready(), rig.tail()
+    assert story.customer.states() == {job: "starting"} and "cannot be settled yet" in rig.log.read_text()
+    (rig.folder / "go").touch()
+    assert checker.check(story.end()) == []

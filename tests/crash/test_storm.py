@@ -31,16 +31,32 @@ def test_nothing_is_lost_in_a_storm_of_kills(
     number: int, make_rig: Callable[[], CrashRig], tell: Callable[[str], None]
 ) -> None:
     seed = _seed(number)
-    storm = Storm(make_rig(), random.Random(seed), ROUND)
+    _weathered(Storm(make_rig(), random.Random(seed), ROUND), f"round {number}, seed {seed}", tell)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("number", range(amount(1, 2_000 // ROUND)))
+def test_nothing_is_lost_where_the_disk_fails_too(
+    number: int, make_rig: Callable[[], CrashRig], tell: Callable[[str], None]
+) -> None:
+    """Daemons are killed as before; in most of their lives a write or a sync fails, or all from some moment on."""
+    seed = _seed(number)
+    storm = Storm(make_rig(), random.Random(seed), ROUND, failing=True)
+    _weathered(storm, f"failing disk, round {number}, seed {seed}", tell)
+    assert storm.refused_to_start, "no disk failed"
+
+
+def _weathered(storm: Storm, name: str, tell: Callable[[str], None]) -> None:
+    """Run it; nothing may be broken, and something must have happened."""
     begun = time.monotonic()
     evidence = storm.run()
     seconds = time.monotonic() - begun
     broken = checker.check(evidence)
     tell(
-        f"round {number}, seed {seed}: {storm.killed} killed in {seconds:.0f} s ({ROUND / seconds:.1f}/s), "
+        f"{name}: {storm.killed} killed in {seconds:.0f} s ({ROUND / seconds:.1f}/s), "
         f"{len(evidence.acknowledged)} jobs acknowledged, {len(evidence.attempts)} attempts, {len(broken)} broken"
     )
-    assert not broken, (f"seed {seed}", broken)
+    assert not broken, (name, broken)
     # A storm in which nothing happened has shown nothing.
     assert storm.killed["daemon"] >= ROUND // 3 and storm.killed["shim"], storm.killed
     assert len(evidence.acknowledged) >= ROUND // 4 and len(evidence.starts) >= ROUND // 4

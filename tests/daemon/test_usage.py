@@ -22,6 +22,7 @@ def attempt(job: int = 1, *holds: tuple[str, int, bool], number: int = 1, starte
     return OpenAttempt(
         job_id=job, number=number, state=JobState.RUNNING, name="j", uid=0, boot_id="b", stop_reason=None, pid=9,
         placed_at=0.0, started_at=started, ends_by=None, ram_bytes=0, cards=1, holds=list(holds or [("A", 8, True)]),
+            instance_id=None,
     )  # fmt: skip
 
 

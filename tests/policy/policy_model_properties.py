@@ -49,8 +49,11 @@ def only_idle_copies_leave(snap: Snapshot, plan: Plan) -> None:
         copy = copies(snap)[number]
         assert idle(copy) and not copy.pinned and usable(snap, copy), f"copy {number} was not to be had"
         assert number not in begun, "unloaded under a job"
-        if any(number in start.evicts for start in plan.starts):
-            assert kept_for(plan).keys().isdisjoint(copy.cards), "unloaded though it is kept"
+        by = next((jobs(snap)[start.job_id] for start in plan.starts if number in start.evicts), None)
+        keepers = [jobs(snap)[kept_for(plan)[uuid]] for uuid in copy.cards if uuid in kept_for(plan)]
+        assert by is None or all(turn(by) < turn(each) or in_patience(snap, by, each) for each in keepers), (
+            "unloaded though it is kept"
+        )
     asks_memory = {job.id for job in snap.waiting if job.requirement.ram_bytes and job.family is None}
     for act in (*plan.starts, *plan.loads):
         memory = act.job_id in asks_memory if isinstance(act, Start) else families(snap)[act.family].ram_bytes > 0
@@ -129,17 +132,27 @@ def kept_cards_are_kept(snap: Snapshot, plan: Plan) -> None:
             assert snap.now + limit + GRACE <= kept.starts_by, "ends after the kept card is due"
         if job.family is None:
             for uuid in act.cards:
-                other = kept_for(plan).get(uuid)
-                assert other is None or turn(job) < turn(jobs(snap)[other]), "on a card kept for a model job"
+                other = jobs(snap).get(kept_for(plan).get(uuid, 0))
+                assert other is None or turn(job) < turn(other) or in_patience(snap, job, other), "on a kept card"
+
+
+def in_patience(snap: Snapshot, job: WaitingJob, other: WaitingJob) -> bool:
+    """Whether ``job`` came so soon after the model job ``other`` that it may go before."""
+    waits = {each.family for each in snap.waiting if each.family}
+    loads = sum(families(snap)[key].load_seconds * families(snap)[key].cards for key in waits)
+    return job.priority == other.priority and job.arrival <= other.arrival + max(60.0, 8 * loads / len(snap.cards))
 
 
 def no_copy_is_taken_from_an_older_job(snap: Snapshot, plan: Plan) -> None:
-    """A command unloads a copy only if all older jobs of its family have begun."""
+    """A command unloads a copy only if all older jobs of its family have begun, or another command has it kept."""
     begun = {start.job_id for start in plan.starts}
     for start in plan.starts:
         for number in start.evicts:
+            copy = copies(snap)[number]
+            if memory_is_kept(snap, plan, copy) or not _reserved(plan).isdisjoint(copy.cards):
+                continue
             for job in snap.waiting:
-                if job.family == copies(snap)[number].family and turn(job) < turn(jobs(snap)[start.job_id]):
+                if job.family == copy.family and turn(job) < turn(jobs(snap)[start.job_id]):
                     assert job.id in begun, f"job {job.id} had that copy before"
 
 
@@ -151,7 +164,15 @@ def an_idle_copy_serves(snap: Snapshot, plan: Plan) -> None:
     kept = set(kept_for(plan)) | _reserved(plan)
     for copy in snap.residents:
         if idle(copy) and usable(snap, copy) and copy.id not in done and copy.family in wanted:
-            assert not kept.isdisjoint(copy.cards) or _hidden_keep(snap, plan), f"copy {copy.id} stays idle"
+            elsewhere = _hidden_keep(snap, plan) or memory_is_kept(snap, plan, copy)
+            assert elsewhere or not kept.isdisjoint(copy.cards), f"copy {copy.id} stays idle"
+
+
+def memory_is_kept(snap: Snapshot, plan: Plan, copy: ResidentModel) -> bool:
+    """Whether a command waits to which the copy's host memory may have to go."""
+    begun = {start.job_id for start in plan.starts}
+    waits = any(job.family is None and job.requirement.ram_bytes and job.id not in begun for job in snap.waiting)
+    return waits and copy.ram_bytes > 0
 
 
 def _reserved(plan: Plan) -> set[str]:

@@ -88,13 +88,14 @@ def model_snapshots(draw: st.DrawFn, commands: bool = True) -> Snapshot:
             plain = draw(st.sampled_from(kinds))
             made = msgspec.structs.replace(made, family=None, requirement=plain, time_limit_seconds=limit)
         waiting.append(made)
-    free = draw(st.sampled_from([0, 2 * GIB, 8 * GIB, 8 * GIB]))
+    held = sum(each.ram_bytes for each in residents)
+    free = min(draw(st.sampled_from([0, 2 * GIB, 8 * GIB, 8 * GIB])), 16 * GIB - held)
     return world(
         *views,
         *families,
         *residents,
         *draw(st.permutations(waiting)),
-        host=host(ram_free_bytes=free if commands else 8 * GIB),
+        host=host(ram_total_bytes=16 * GIB, ram_free_bytes=free if commands else 16 * GIB - held),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from queue_invariants import Held
-from queue_parts import CAPACITIES, DOCUMENTS, HOST, HOW, KEEP_SECONDS, MEANWHILE, Failed, finished, views
+from queue_parts import CAPACITIES, DOCUMENTS, HOST, HOW, KEEP_SECONDS, MEANWHILE, NO_MODELS, Failed, finished, views
 from sqlalchemy.engine import Connection
 from store_rig import ME, document, everything
 
@@ -153,7 +153,7 @@ class Queue(Held):
             return
         attempts = reads.open_attempts(conn)
         cards = views(attempts, self.closed)
-        snapshot = Observer(HOST).snapshot(conn, now=now, paused=False, cards=cards, attempts=attempts)
+        snapshot = Observer(HOST, NO_MODELS).snapshot(conn, now=now, paused=False, cards=cards, attempts=attempts)
         for start in plan(snapshot).starts:
             job = reads.facts(conn, start.job_id)
             assert job is not None

@@ -7,12 +7,15 @@ from hypothesis import strategies as st
 from p104d.core.snapshot import CardView, Hold
 from p104d.core.units import GIB
 from p104d.daemon.endings import Finished
+from p104d.daemon.models import Models
 from p104d.daemon.observe import Capacity
 from p104d.processes.attempt import ExitRecord, Key, Look, LookKind
 from p104d.store.reads import OpenAttempt
 
 CAPACITIES = {"GPU-0": 8 * GIB, "GPU-1": 8 * GIB, "GPU-2": 4 * GIB}
 HOST = Capacity(cpu_slots=2, ram_bytes=4 * GIB)
+#: No job here asks for one.
+NO_MODELS = Models(system=False, user="me", units_in=None, monotonic=lambda: 0.0, wake=lambda: None)
 KEEP_SECONDS = 500.0
 
 DOCUMENTS = st.fixed_dictionaries(
