@@ -149,9 +149,7 @@ class Placer:
         except P104Error as error:
             work.unstartable.append((Key("job", job.id, number), error.message))
 
-    def refuse(
-        self, conn: Connection, job_id: int, text: str, work: Work, now: float, *, again: bool = False
-    ) -> None:
+    def refuse(self, conn: Connection, job_id: int, text: str, work: Work, now: float, *, again: bool = False) -> None:
         """A waiting job cannot be started: an attempt that fails for ``text``, or, ``again``, is taken back for it."""
         start = Start(job_id=job_id, cards=(), reserved_bytes=(), exclusive=False)
         number = moves.place(conn, start, now=now, boot_id=self._loop.boot_id, ends_by=None, ram=0)

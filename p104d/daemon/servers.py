@@ -172,7 +172,8 @@ class Servers:
         self._loop.models.forget(copy.path)
         log.warning("%s could not be loaded: %s", copy.label, text, extra={"action": "load_failed"})
         if copy.job_id is not None:
-            self._loop.placer.refuse(conn, copy.job_id, f"{copy.label} could not be loaded: {text}", work, now, again=again)
+            why = f"{copy.label} could not be loaded: {text}"
+            self._loop.placer.refuse(conn, copy.job_id, why, work, now, again=again)
 
     def _end_job_on(self, conn: Connection, number: int, work: Work) -> None:
         attempt = jobs_on(reads.open_attempts(conn)).get(number)

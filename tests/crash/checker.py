@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from evidence import Attempt, Check, Evidence, Hold, Job
 import asking
+from evidence import Attempt, Check, Evidence, Hold, Job
 from workload import ENGINE, KINDS, kind_of
 
 ENDED = ("succeeded", "failed", "cancelled", "lost")

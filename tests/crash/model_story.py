@@ -1,5 +1,4 @@
-"""A small story of models, told to the end whatever becomes of the daemon: loaded, become ready, used, evicted, unloaded.
-"""
+"""A small story of models, told to the end whatever becomes of the daemon: loaded, used, evicted, unloaded."""
 
 from __future__ import annotations
 

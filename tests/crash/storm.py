@@ -47,8 +47,8 @@ def weather(source: random.Random) -> str:
 
 
 class Storm:
-    """``kills`` SIGKILLs, chosen by ``source`` among ``victims``, while there are jobs of ``kinds``; with ``failing``, of
-    daemons whose disk fails too."""
+    """``kills`` SIGKILLs, chosen by ``source`` among ``victims``, while there are jobs of ``kinds``; with ``failing``,
+    of daemons whose disk fails too."""
 
     def __init__(
         self,

@@ -1,5 +1,5 @@
-"""Kills while models are loaded, become ready, are used, evicted and unloaded: each request has one answer, each copy an
-end, and no card two users."""
+"""Kills while models are loaded, become ready, are used, evicted and unloaded: each request has one answer, each copy
+an end, and no card two users."""
 
 from __future__ import annotations
 

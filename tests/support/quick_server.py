@@ -4,8 +4,8 @@
 
 It notes what happens to it in ``served``, beside its model, a line a write: ``start PID CARDS MODEL``, ``ask PID
 PROMPT``, ``conflict PID CARDS``. Where there is a folder ``locks`` beside the model, it holds a lock on each of its
-cards for life, as the jobs of the crash tests do. What it is to do wrong stands in ``MODEL.how``, one JSON object that is
-read again for every request:
+cards for life, as the jobs of the crash tests do. What it is to do wrong stands in ``MODEL.how``, one JSON object that
+is read again for every request:
 
     {"load": 0.5}         seconds until it listens; below 0: it never does
     {"exit": 3}           it ends at once with this code ("words" is what it says before, a line)
@@ -15,13 +15,14 @@ read again for every request:
     {"slow": 0.2}         seconds that a request takes
     {"stubborn": true}    it ignores SIGTERM
 
-An answer's text is the model's file as the server found it when it started: its first line of ``MODEL.text``, or
-nothing, and what it was asked.
+An answer's text is the first line of ``MODEL.text``, as the server found it when it started, or nothing, and what it was
+asked: that tells which of two models of one name has answered.
 """
 
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import signal
@@ -157,7 +158,7 @@ def _send(connection: socket.socket, status: int, body: dict[str, Any]) -> bool:
 
 def main(arguments: list[str]) -> None:
     """Serve as the options say; those that mean nothing here are taken."""
-    options = dict(zip(arguments, arguments[1:], strict=False))
+    options = dict(itertools.pairwise(arguments))
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     Server(options["--model"], options["--host"]).run()
 
