@@ -83,14 +83,15 @@ class Prober:
         except _Failed as failed:
             return Probed(error=_one_line(f"{need_path}: the model cannot be looked at: {failed}"))
 
-    async def readable_by(self, parts: Sequence[Part], account: Account) -> bool:
-        """Whether ``account`` can open every part, and each is still the same file. False where that cannot be told."""
+    async def readable(self, parts: Sequence[Part], account: Account) -> bool | None:
+        """Whether ``account`` can open every part, and each is still the same file. None where that cannot be told."""
         asked = {"readable": [list(part) for part in parts]}
         try:
             answer = await self._ask(asked, uid=account.uid, gid=account.gid, user=account.name)
         except _Failed:
-            return False
-        return answer.get("readable") is True
+            return None
+        found = answer.get("readable")
+        return found if isinstance(found, bool) else None
 
     async def close(self) -> None:
         """Stop waiting for children that were killed. Looks that are under way are their callers' to cancel."""

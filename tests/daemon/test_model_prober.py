@@ -166,8 +166,8 @@ def test_whether_an_account_can_read_it(model):
     parts = read_model(str(model)).parts
     nobody = Account(NOBODY.pw_uid, NOBODY.pw_gid, "nobody", "/", "/bin/sh")
 
-    def readable(account: Account = nobody) -> bool:
-        return run(lambda prober: prober.readable_by(parts, account))
+    def readable(account: Account = nobody) -> bool | None:
+        return run(lambda prober: prober.readable(parts, account))
 
     assert readable() and readable(own_account())
     model.chmod(0o600)
@@ -175,7 +175,7 @@ def test_whether_an_account_can_read_it(model):
     model.chmod(0o644)
     os.utime(model)
     assert not readable(), "it is another one by now"
-    assert run(lambda prober: prober.readable_by([], nobody)) is False
+    assert run(lambda prober: prober.readable([], nobody)) is False
 
 
 # --- children that misbehave ---
@@ -199,7 +199,7 @@ def test_whether_an_account_can_read_it(model):
 def test_what_a_child_may_do(monkeypatch, argv, words):
     instead(monkeypatch, *argv)
     assert words in str(probe("/m.gguf").error)
-    assert run(lambda prober: prober.readable_by([], own_account())) is False
+    assert run(lambda prober: prober.readable([], own_account())) is None
 
 
 def test_a_disk_that_does_not_answer(monkeypatch, folder):
@@ -256,8 +256,8 @@ def test_a_few_at_a_time(monkeypatch):
 
     monkeypatch.setattr(Prober, "_end_of", end)
 
-    async def work(prober: Prober) -> list[bool]:
-        return list(await asyncio.gather(*(prober.readable_by([], own_account()) for _ in range(12))))
+    async def work(prober: Prober) -> list[bool | None]:
+        return list(await asyncio.gather(*(prober.readable([], own_account()) for _ in range(12))))
 
     assert run(work) == [True] * 12 and most == MOST_AT_ONCE
 
