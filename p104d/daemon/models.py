@@ -33,7 +33,7 @@ _LINK_BYTES_PER_SECOND = 0.7e9
 #: A model that could not be looked at is looked at again after this; somebody may have mended it.
 _AGAIN_SECONDS = 10.0
 #: A load takes longer. What was seen longer ago than this is looked at again before one.
-_FRESH_SECONDS = 5.0
+FRESH_SECONDS = 5.0
 _MOST_KNOWN = 512
 
 
@@ -127,21 +127,23 @@ class Models:
         return probed.world_readable or await self._prober.readable(probed.model.parts, shared) is True
 
     def shared_account(self) -> Account | None:
-        """Who runs servers that are shared; None in a user's own daemon, and where there is no such user."""
+        """Who runs servers that are shared; None in a user's own daemon, and where there is no such user. Never root: a
+        model is anybody's data."""
         if not self._system or not self._user:
             return None
         import pwd
 
         try:
-            return account(pwd.getpwnam(self._user).pw_uid)
+            found = account(pwd.getpwnam(self._user).pw_uid)
         except KeyError:
             return None
+        return found if found is not None and found.uid != 0 else None
 
     def fresh(self, need: ModelNeed) -> bool:
         """Whether a model was looked at just now; otherwise it is looked at again, and ``wake`` follows."""
         key = (need.path, need.uid)
         look = self._looks.get(key)
-        if look is not None and self._monotonic() - look.at <= _FRESH_SECONDS:
+        if look is not None and self._monotonic() - look.at <= FRESH_SECONDS:
             return True
         self._begin_look(key)
         return False
