@@ -110,13 +110,17 @@ class Placer:
         work: Work,
         now: float,
     ) -> None:
-        """A few at a time: weak power supplies and slow links. The others are planned again when one is done."""
+        """A few at a time: weak power supplies and slow links. The others are planned again when one is done; one whose
+        file was looked at a while ago, when it has been looked at again."""
         loop = self._loop
         loading = sum(copy.state is InstanceState.LOADING for copy in copies)
         for load in loads[: max(0, loop.settings.max_parallel_loads - loading)]:
+            known = self.observer.known[load.family]
+            if not loop.models.fresh(known.need):
+                continue
             for number in load.evicts:
                 loop.servers.evict(conn, number, EVICTED, work)
-            loop.servers.load(conn, load, self.observer.known[load.family], snapshot, work, now)
+            loop.servers.load(conn, load, known, snapshot, work, now)
             for uuid in load.cards:
                 loop.proofs.interrupt(conn, work, uuid, now)
                 holds.setdefault(uuid, []).append(0)

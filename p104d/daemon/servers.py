@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -282,6 +283,7 @@ class Servers:
             embeddings=copy.loaded.embeddings,
             since=copy.created_at,
             was_ready=copy.state is InstanceState.READY,
+            changed=partial(self._loop.models.changed, copy),
         )
 
     def ended_look(self, number: int) -> Look:

@@ -133,3 +133,8 @@ class ModelSystem(System):
         acting = user.acting(sys.executable, "-I", "-S", "-c", code, *map(str, arguments))[len(way_in()) :]
         done = subprocess.run([*inside, *acting], capture_output=True, text=True, check=False, timeout=LOADED_WITHIN)
         return (done.stdout + done.stderr).strip()
+
+
+def status_of(pid: int) -> dict[str, list[str]]:
+    lines = (line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {name: value.split() for name, value in lines}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,8 @@ import pytest
 pytest.importorskip("xllamacpp", reason="the extra `llama` is not installed")
 pytest.importorskip("gguf", reason="the extra `llama` is not installed")
 
-from access_rig import ALICE, BOB, CAROL, MALLORY, P104, need_others
-from model_system import MODEL, ModelSystem
+from access_rig import ALICE, BOB, CAROL, MALLORY, P104
+from model_system import MODEL, ModelSystem, status_of
 
 #: Told by whoever tries it, as one word a line.
 CONNECT = """
@@ -58,29 +57,6 @@ for path in sys.argv[1:]:
 DENIED = "PermissionError"
 
 
-@pytest.fixture(scope="module")
-def one_rig() -> Iterator[ModelSystem]:
-    need_others()
-    rig = ModelSystem()
-    try:
-        rig.start()
-        yield rig
-    finally:
-        rig.close()
-
-
-@pytest.fixture
-def rig(one_rig: ModelSystem) -> Iterator[ModelSystem]:
-    """Two cards, all free, no copy loaded."""
-    yield one_rig
-    one_rig.quiet()
-
-
-def status_of(pid: int) -> dict[str, list[str]]:
-    lines = (line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return {name: value.split() for name, value in lines}
-
-
 def environ_of(pid: int) -> dict[str, str]:
     text = Path(f"/proc/{pid}/environ").read_text()
     return dict(entry.split("=", 1) for entry in text.split("\0") if entry)  # type: ignore[misc]
@@ -105,116 +81,123 @@ def runs_as(pid: int, uid: int, gid: int, groups: set[int]) -> None:
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
 
 
-def test_users_share_a_copy_of_a_model_that_all_can_read(rig: ModelSystem) -> None:
-    model = rig.model("common")
-    before = rig.loads()
+def test_users_share_a_copy_of_a_model_that_all_can_read(models: ModelSystem) -> None:
+    model = models.model("common")
+    before = models.loads()
     # One after the other: for both at once a second copy may be loaded.
-    rig.done(rig.batch(ALICE, model, "hers", env={"SECRET_OF": "alice"}))
-    rig.done(rig.batch(BOB, model, "his", umask=0o077))
-    copy = rig.copy()
-    assert copy["shared"] and rig.loads() == before + 1
+    models.done(models.batch(ALICE, model, "hers", env={"SECRET_OF": "alice"}))
+    models.done(models.batch(BOB, model, "his", umask=0o077))
+    copy = models.copy()
+    assert copy["shared"] and models.loads() == before + 1
     runs_as(copy["pid"], MODEL.uid, MODEL.gid, {MODEL.gid})
     assert environ_of(copy["pid"])["USER"] == MODEL.name
     for user, name, mode in ((ALICE, "hers", 0o644), (BOB, "his", 0o600)):
-        found = (rig.home(user) / f"{name}.out").stat()
+        found = (models.home(user) / f"{name}.out").stat()
         assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (user.uid, user.gid, mode)
-        assert [each["custom_id"] for each in rig.answers(user, name)] == [f"{name}-0", f"{name}-1"]
+        assert [each["custom_id"] for each in models.answers(user, name)] == [f"{name}-0", f"{name}-1"]
 
 
-def test_a_private_model_has_a_copy_of_its_own(rig: ModelSystem) -> None:
-    model = rig.model("private", ALICE, mode=0o600)
-    rig.done(rig.batch(ALICE, model, "hers"))
-    copy = rig.copy()
+def test_a_private_model_has_a_copy_of_its_own(models: ModelSystem) -> None:
+    model = models.model("private", ALICE, mode=0o600)
+    models.done(models.batch(ALICE, model, "hers"))
+    copy = models.copy()
     assert not copy["shared"] and copy["user"] == ALICE.name
     status = {int(each) for each in status_of(copy["pid"])["Groups"]}
     runs_as(copy["pid"], ALICE.uid, ALICE.gid, status)
     assert MODEL.gid not in status and 0 not in status and P104 in status
     # Somebody else's job on the same path: a reason, and nothing of the copy or the file.
-    rig.requests(BOB, "not-his")
-    answer = rig.post_batch(BOB, model, "not-his")
+    models.requests(BOB, "not-his")
+    answer = models.post_batch(BOB, model, "not-his")
     assert "permission denied" in str(answer.body["warnings"]).lower(), answer
-    reason = rig.fails(int(answer.body["jobs"][0]["id"]))
+    reason = models.fails(int(answer.body["jobs"][0]["id"]))
     assert "permission denied" in reason.lower(), reason
-    assert not (rig.home(BOB) / "not-his.out").exists()
-    assert [each["id"] for each in rig.copies()] == [copy["id"]]
+    assert not (models.home(BOB) / "not-his.out").exists()
+    assert [each["id"] for each in models.copies()] == [copy["id"]]
 
 
-def test_one_path_for_two_users_is_two_copies_where_only_they_may_read(rig: ModelSystem) -> None:
+def test_one_path_for_two_users_is_two_copies_where_only_they_may_read(models: ModelSystem) -> None:
     """Readable by a group: the models' user is not in it, so each has a copy, and neither uses the other's."""
-    model = rig.model("grouped", mode=0o640)
+    model = models.model("grouped", mode=0o640)
     os.chown(model, 0, P104)
-    rig.done(rig.batch(ALICE, model, "hers"))
-    rig.done(rig.batch(BOB, model, "his"))
-    copies = rig.copies()
+    models.done(models.batch(ALICE, model, "hers"))
+    models.done(models.batch(BOB, model, "his"))
+    copies = models.copies()
     assert sorted((each["user"], each["shared"]) for each in copies) == [(ALICE.name, False), (BOB.name, False)]
 
 
-def test_who_can_connect(rig: ModelSystem) -> None:
+def test_who_can_connect(models: ModelSystem) -> None:
     """To a shared copy whoever may use the rig; to one's own nobody else; what others ask is not told."""
-    shared, private = rig.model("common"), rig.model("private", ALICE)
-    rig.done(rig.batch(ALICE, shared, "one"))
-    rig.done(rig.batch(ALICE, private, "two"))
-    sockets = {copy["shared"]: rig.socket_of(copy) for copy in rig.copies()}
+    shared, private = models.model("common"), models.model("private", ALICE)
+    models.done(models.batch(ALICE, shared, "one"))
+    models.done(models.batch(ALICE, private, "two"))
+    sockets = {copy["shared"]: models.socket_of(copy) for copy in models.copies()}
     for user, common, own in (
         (ALICE, "200", "200"),
         (BOB, "200", "PermissionError"),
         (CAROL, "200", "PermissionError"),
     ):
-        assert rig.tries(user, CONNECT, sockets[True], "/health") == common
-        assert rig.tries(user, CONNECT, sockets[False], "/health") == own
+        assert models.tries(user, CONNECT, sockets[True], "/health") == common
+        assert models.tries(user, CONNECT, sockets[False], "/health") == own
     for copy in (True, False):
-        assert rig.tries(MALLORY, CONNECT, sockets[copy], "/health") == DENIED
-        assert rig.tries(MODEL._replace(groups=()), CONNECT, sockets[False], "/health") == DENIED
-    assert rig.tries(BOB, CONNECT, sockets[True], "/slots") in ("501", "404"), "prompts of others"
+        assert models.tries(MALLORY, CONNECT, sockets[copy], "/health") == DENIED
+        assert models.tries(MODEL._replace(groups=()), CONNECT, sockets[False], "/health") == DENIED
+    assert models.tries(BOB, CONNECT, sockets[True], "/slots") in ("501", "404"), "prompts of others"
     # Nor can anybody put a socket of their own in its place.
     for path in sockets.values():
-        done = rig.tries(BOB, "import os, sys; os.rename(sys.argv[1], sys.argv[1] + '.gone')", path)
+        done = models.tries(BOB, "import os, sys; os.rename(sys.argv[1], sys.argv[1] + '.gone')", path)
         assert "PermissionError" in done
 
 
 @pytest.mark.parametrize("user", [ALICE, BOB, MALLORY], ids=lambda user: user.name)
-def test_a_shared_server_is_nobodys(rig: ModelSystem, user: object) -> None:
+def test_a_shared_server_is_nobodys(models: ModelSystem, user: object) -> None:
     assert isinstance(user, type(ALICE))
-    rig.done(rig.batch(ALICE, rig.model("common"), "one"))
-    told = rig.tries(user, TAMPER, rig.copy()["pid"]).splitlines()
+    models.done(models.batch(ALICE, models.model("common"), "one"))
+    told = models.tries(user, TAMPER, models.copy()["pid"]).splitlines()
     assert len(told) == 7 and not [line for line in told if line.endswith("done")], told
 
 
-def test_a_server_cannot_read_what_its_jobs_may(rig: ModelSystem) -> None:
+def test_a_server_cannot_read_what_its_jobs_may(models: ModelSystem) -> None:
     """Inputs and outputs go through the job's own process: the model's user has no way to them."""
-    rig.done(rig.batch(ALICE, rig.model("common"), "one"))
-    own = [rig.home(ALICE) / "one.jsonl", rig.home(ALICE) / "one.out", rig.store, rig.folder / "state" / "queue.db"]
-    told = rig.tries(MODEL, READ, *own)
+    models.done(models.batch(ALICE, models.model("common"), "one"))
+    own = [
+        models.home(ALICE) / "one.jsonl",
+        models.home(ALICE) / "one.out",
+        models.store,
+        models.folder / "state" / "queue.db",
+    ]
+    told = models.tries(MODEL, READ, *own)
     assert told.split() == ["PermissionError"] * 4
 
 
-def test_others_do_not_learn_paths(rig: ModelSystem) -> None:
-    shared, private = rig.model("common"), rig.model("private", ALICE)
-    rig.done(rig.batch(ALICE, shared, "one"))
-    rig.done(rig.batch(ALICE, private, "two"))
-    missing = rig.batch(ALICE, rig.home(ALICE) / "secret-name.gguf", "three")
-    rig.wait(missing)
-    absent = int(rig.post_batch(ALICE, shared, "secret-input").body["jobs"][0]["id"])
-    rig.wait(absent)
-    assert "secret-name" in str(rig.show(missing)["reason"]) and "secret-input" in str(rig.show(absent)["reason"])
+def test_others_do_not_learn_paths(models: ModelSystem) -> None:
+    shared, private = models.model("common"), models.model("private", ALICE)
+    models.done(models.batch(ALICE, shared, "one"))
+    models.done(models.batch(ALICE, private, "two"))
+    missing = models.batch(ALICE, models.home(ALICE) / "secret-name.gguf", "three")
+    models.wait(missing)
+    absent = int(models.post_batch(ALICE, shared, "secret-input").body["jobs"][0]["id"])
+    models.wait(absent)
+    assert "secret-name" in str(models.show(missing)["reason"]) and "secret-input" in str(models.show(absent)["reason"])
     for user in (BOB, CAROL):
-        found = rig.as_user(user).get("/v1/models").body
+        found = models.as_user(user).get("/v1/models").body
         assert [each["path"] for each in found["models"]] == [None, None]
         assert {each["path"] for each in found["load_times"]} == {None}
-        seen = [found, rig.as_user(user).get("/v1/status").body]
-        seen += [rig.as_user(user).post(f"/v1/jobs/{verb}", ids=[missing, absent]).body for verb in ("show", "explain")]
-        seen.append(rig.as_user(user).post("/v1/jobs/wait", ids=[missing, absent], timeout_seconds=0).body)
-        seen.append(rig.as_user(user).get("/v1/jobs?state=all").body)
+        seen = [found, models.as_user(user).get("/v1/status").body]
+        seen += [
+            models.as_user(user).post(f"/v1/jobs/{verb}", ids=[missing, absent]).body for verb in ("show", "explain")
+        ]
+        seen.append(models.as_user(user).post("/v1/jobs/wait", ids=[missing, absent], timeout_seconds=0).body)
+        seen.append(models.as_user(user).get("/v1/jobs?state=all").body)
         text = json.dumps(seen)
         assert "secret-name" not in text and "secret-input.jsonl" not in text, text
-    hers = rig.as_user(ALICE).get("/v1/models").body["models"]
+    hers = models.as_user(ALICE).get("/v1/models").body["models"]
     assert str(private) in [each["path"] for each in hers]
 
 
-def test_pins_are_for_admins(rig: ModelSystem) -> None:
-    rig.done(rig.batch(ALICE, rig.model("common"), "one"))
+def test_pins_are_for_admins(models: ModelSystem) -> None:
+    models.done(models.batch(ALICE, models.model("common"), "one"))
     for verb in ("pin", "unpin", "unload"):
         for user in (ALICE, BOB):
-            done = rig.by(user, "models", verb, "common")
+            done = models.by(user, "models", verb, "common")
             assert done.code == 4 and "p104-admin" in done.err, done
-    assert [rig.by(CAROL, "models", verb, "common").code for verb in ("pin", "unpin", "unload")] == [0, 0, 0]
+    assert [models.by(CAROL, "models", verb, "common").code for verb in ("pin", "unpin", "unload")] == [0, 0, 0]
