@@ -169,6 +169,7 @@ VARIABLES: dict[str, Setter] = {
     "LLAMA_ARG_FIT": _on_off("fit_params"),
     "LLAMA_ARG_FLASH_ATTN": lambda params, xlc, text: _flash(params, xlc, "on" if text == "1" else text),
     "LLAMA_ARG_NO_WEBUI": _flag("ui", False),
+    "LLAMA_ARG_NO_ENDPOINT_SLOTS": _flag("endpoint_slots", False),
 }
 
 

@@ -209,7 +209,8 @@ def _ending(conn: Connection, done: Finished, job: JobFacts) -> Ending:
     if found.stop is None and found.exit_code == _NO_SERVER and job.spec.engine is not None:
         return msgspec.structs.replace(found, stop=Stop.SERVER_SILENT)
     if found.exit_code and found.note is None and done.said:
-        found = msgspec.structs.replace(found, note=done.said)
+        # Others are told what is before the colon: the words after it name files.
+        found = msgspec.structs.replace(found, note=f"the batch failed: {done.said}")
     if found.exit_code == 0 and found.stop is None and done.never_seen and job.spec.gpu_required:
         return msgspec.structs.replace(found, stop=Stop.NEVER_ON_CARD)
     return found

@@ -28,10 +28,13 @@ __all__ = ["Probed", "ProbedModel", "Prober"]
 _MODULE = "p104d.engines.model_probe"
 #: Headers take 0.1 s; a disk that sleeps needs some seconds to turn again.
 PATIENCE_SECONDS = 20.0
-#: At once: each takes some 20 MB and reads a disk that may be slow.
-MOST_AT_ONCE = 4
-#: Children that SIGKILL does not end (their disk does not answer). With so many of them nothing more is asked.
-MOST_STUCK = 16
+#: At once, and of one user: each takes some 20 MB and reads a disk that may be slow, or was made to hang by a user.
+MOST_AT_ONCE, MOST_OF_ONE = 4, 2
+#: Children that SIGKILL does not end (their disk does not answer). With so many of them, or of the user's, nothing more
+#: is asked.
+MOST_STUCK, MOST_STUCK_OF_ONE = 16, 4
+#: Where systemd has the groups of its units: they are there as long as anything in them is.
+_UNIT_GROUPS = ("/sys/fs/cgroup/system.slice", "/sys/fs/cgroup/systemd/system.slice")
 #: What was killed is dead within milliseconds, or not before its disk answers.
 _GOODBYE_SECONDS = 1.0
 _STDERR_BYTES = 2000
@@ -68,7 +71,9 @@ class Prober:
         self._units_in = units_in
         self._patience = patience_seconds
         self._turns = asyncio.Semaphore(MOST_AT_ONCE)
-        self._leaving: set[asyncio.Task[int]] = set()
+        self._turns_of: dict[int, asyncio.Semaphore] = {}
+        self._leaving: dict[asyncio.Task[int], int] = {}
+        self._late_units: dict[str, int] = {}
 
     async def probe(self, need_path: str, input_path: str | None, *, uid: int, gid: int, user: str) -> Probed:
         """Look at the model at ``need_path`` and at ``input_path``, both absolute, as ``user``."""
@@ -83,14 +88,15 @@ class Prober:
         except _Failed as failed:
             return Probed(error=_one_line(f"{need_path}: the model cannot be looked at: {failed}"))
 
-    async def readable_by(self, parts: Sequence[Part], account: Account) -> bool:
-        """Whether ``account`` can open every part, and each is still the same file. False where that cannot be told."""
+    async def readable(self, parts: Sequence[Part], account: Account) -> bool | None:
+        """Whether ``account`` can open every part, and each is still the same file. None where that cannot be told."""
         asked = {"readable": [list(part) for part in parts]}
         try:
             answer = await self._ask(asked, uid=account.uid, gid=account.gid, user=account.name)
         except _Failed:
-            return False
-        return answer.get("readable") is True
+            return None
+        found = answer.get("readable")
+        return found if isinstance(found, bool) else None
 
     async def close(self) -> None:
         """Stop waiting for children that were killed. Looks that are under way are their callers' to cancel."""
@@ -102,14 +108,15 @@ class Prober:
 
     async def _ask(self, asked: dict[str, Any], *, uid: int, gid: int, user: str) -> dict[str, Any]:
         """The child's answer. Raises _Failed."""
-        async with self._turns:
-            if len(self._leaving) >= MOST_STUCK:
+        async with self._turns_of.setdefault(uid, asyncio.Semaphore(MOST_OF_ONE)), self._turns:
+            stuck = self._stuck()
+            if len(stuck) >= MOST_STUCK or stuck.count(uid) >= MOST_STUCK_OF_ONE:
                 raise _Failed("the disks of earlier ones do not answer")
             drop = user if os.getuid() == 0 and uid != 0 else None
             # systemd would put a variable's value for what begins with a dollar.
             text = json.dumps(asked).replace("$", "\\u0024")
             argv = boot_argv("as_user", "sys.argv[2:]", *as_user.arguments(_MODULE, drop, uid, gid, text))
-            output = await self._run(argv)
+            output = await self._run(argv, uid)
         try:
             answer = json.loads(output)
         except (ValueError, RecursionError):
@@ -118,14 +125,23 @@ class Prober:
             raise _Failed(_NO_WORDS)
         return answer
 
-    async def _run(self, argv: list[str]) -> bytes:
+    def _stuck(self) -> list[int]:
+        """Whose children were told to end and are still there."""
+        self._late_units = {
+            unit: uid
+            for unit, uid in self._late_units.items()
+            if any(os.path.isdir(os.path.join(groups, unit)) for groups in _UNIT_GROUPS)
+        }
+        return [*self._leaving.values(), *self._late_units.values()]
+
+    async def _run(self, argv: list[str], uid: int) -> bytes:
         """What the program prints. Raises _Failed."""
         try:
             if self._units_in is not None:
-                return await self._run_unit(argv, self._units_in)
+                return await self._run_unit(argv, self._units_in, uid)
             # Files in memory, not pipes: nothing is left to be read or closed when it is killed.
             with _memory("answer") as output, _memory("words") as words:
-                code = await self._end_of(argv, output, words)
+                code = await self._end_of(argv, output, words, uid)
                 if code != 0:
                     raise _Failed(_last_line(words) or _NO_WORDS)
                 return os.pread(output, as_user.MOST_OUTPUT_BYTES, 0)
@@ -134,13 +150,17 @@ class Prober:
         except (OSError, ValueError) as error:
             raise _Failed(getattr(error, "strerror", None) or str(error)) from None
 
-    async def _run_unit(self, argv: list[str], parent: str) -> bytes:
+    async def _run_unit(self, argv: list[str], parent: str, uid: int) -> bytes:
         """The same outside the daemon's sandbox. Raises _Failed, TimeoutError, OSError."""
         # A folder for each: one that starts when nobody waits any more finds it gone, and ends.
         with tempfile.TemporaryDirectory(prefix="look-", dir=parent, ignore_cleanup_errors=True) as folder:
-            path = os.path.join(folder, "answer")
+            path, unit = os.path.join(folder, "answer"), f"p104-{os.path.basename(folder)}.service"
             with _memory("words") as words:
-                code = await self._end_of(self._unit_argv(argv, path), subprocess.DEVNULL, words)
+                try:
+                    code = await self._end_of(self._unit_argv(argv, unit, path), subprocess.DEVNULL, words, uid)
+                except BaseException:
+                    self._late_units[unit] = uid
+                    raise
                 said = _last_line(words)
             with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
                 if code == 0:
@@ -148,7 +168,7 @@ class Prober:
                 said = _last_line(file.fileno()) or said
         raise _Failed(said or _NO_WORDS)
 
-    def _unit_argv(self, argv: list[str], path: str) -> list[str]:
+    def _unit_argv(self, argv: list[str], unit: str, path: str) -> list[str]:
         properties = {
             # So that systemd-run returns when it has ended; its own --wait needs D-Bus, which not every host has.
             "Type": "oneshot",
@@ -161,13 +181,14 @@ class Prober:
         return [
             "systemd-run",
             *("--system", "--collect", "--quiet", "--no-ask-password"),
+            f"--unit={unit}",
             "--description=p104d looks at a model",
             *(part for name, value in properties.items() for part in ("-p", f"{name}={value}")),
             "--",
             *argv,
         ]
 
-    async def _end_of(self, argv: list[str], output: int, words: int) -> int:
+    async def _end_of(self, argv: list[str], output: int, words: int, uid: int) -> int:
         """Its exit code. Raises TimeoutError, OSError."""
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -182,17 +203,17 @@ class Prober:
             async with asyncio.timeout(self._patience):
                 return await process.wait()
         finally:
-            self._leave(process)
+            self._leave(process, uid)
 
-    def _leave(self, process: asyncio.subprocess.Process) -> None:
+    def _leave(self, process: asyncio.subprocess.Process, uid: int) -> None:
         """Kill it, and have it reaped without anybody waiting: one in an uninterruptible sleep does not even die."""
         if process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         task = asyncio.get_running_loop().create_task(process.wait())
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        self._leaving[task] = uid
+        task.add_done_callback(lambda done: self._leaving.pop(done, None))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Which model family a job belongs to: from its model's header, the rig's cards and what earlier loads have taught.
 
 A look at a file is a child's work and takes a while, so nothing here waits: what is not known yet is looked at, and
-the loop is woken when it is. What was found is used again until the next load, which begins with another look.
+the loop is woken when it is. What was found is used again until the next submission or load, which begin with another
+look; and what was loaded must be the file that was looked at.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from p104d.core.job import ModelNeed, Requirement
 from p104d.core.snapshot import CardView, ModelFamily
 from p104d.daemon.accounts import Account, account, own_account
 from p104d.daemon.model_prober import Probed, ProbedModel, Prober
+from p104d.engines.gguf import Part
 from p104d.engines.model_fit import Fit, Misfit, Room, ask_of, fit
 from p104d.engines.model_memory import NO_RUNS, Ask, Costs, Run, corrected
 from p104d.policy.fit import matches
 from p104d.store import model_facts
+from p104d.store.instances import Instance
 
 #: A load from a disk that is slower than the link, llama.cpp's own beginning, and the first token.
 _LOAD_BASE_SECONDS = 1.5
@@ -29,6 +32,8 @@ _LOAD_BASE_SECONDS = 1.5
 _LINK_BYTES_PER_SECOND = 0.7e9
 #: A model that could not be looked at is looked at again after this; somebody may have mended it.
 _AGAIN_SECONDS = 10.0
+#: A load takes longer. What was seen longer ago than this is looked at again before one.
+FRESH_SECONDS = 5.0
 _MOST_KNOWN = 512
 
 
@@ -119,18 +124,36 @@ class Models:
         shared = self.shared_account()
         if shared is None or probed.model is None:
             return False
-        return probed.world_readable or await self._prober.readable_by(probed.model.parts, shared)
+        return probed.world_readable or await self._prober.readable(probed.model.parts, shared) is True
 
     def shared_account(self) -> Account | None:
-        """Who runs servers that are shared; None in a user's own daemon, and where there is no such user."""
+        """Who runs servers that are shared; None in a user's own daemon, and where there is no such user. Never root: a
+        model is anybody's data."""
         if not self._system or not self._user:
             return None
         import pwd
 
         try:
-            return account(pwd.getpwnam(self._user).pw_uid)
+            found = account(pwd.getpwnam(self._user).pw_uid)
         except KeyError:
             return None
+        return found if found is not None and found.uid != 0 else None
+
+    def fresh(self, need: ModelNeed) -> bool:
+        """Whether a model was looked at just now; otherwise it is looked at again, and ``wake`` follows."""
+        key = (need.path, need.uid)
+        look = self._looks.get(key)
+        if look is not None and self._monotonic() - look.at <= FRESH_SECONDS:
+            return True
+        self._begin_look(key)
+        return False
+
+    async def changed(self, copy: Instance) -> bool:
+        """Whether the files of a copy are others than those that its family was made of. False, too, where that cannot
+        be told."""
+        who = (account(copy.uid) if copy.uid is not None else None) or own_account()
+        parts = [Part(*part) for part in copy.loaded.parts]
+        return bool(parts) and await self._prober.readable(parts, who) is False
 
     def _begin_look(self, key: tuple[str, int]) -> None:
         if key not in self._tasks:

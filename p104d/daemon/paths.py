@@ -57,11 +57,18 @@ def _xdg(variable: str) -> Path | None:
     return Path(value) if value.startswith("/") else None
 
 
+def _make(folder: Path, mode: int) -> None:
+    """With that mode, whatever the umask (the daemon's own keeps everybody out); one that is there is left as it is."""
+    if not folder.is_dir():
+        folder.mkdir(mode=mode, parents=True)
+        folder.chmod(mode)
+
+
 def make_folders(where: Places, *, system: bool) -> None:
     """Make the folders that are missing: the state for the daemon alone, /run for everybody to pass through."""
     for folder, mode in ((where.state, 0o700), (where.jobs, 0o700), (where.runtime, 0o755 if system else 0o700)):
         try:
-            folder.mkdir(mode=mode, parents=True, exist_ok=True)
+            _make(folder, mode)
         except OSError as error:
             raise P104Error(
                 f"{folder} cannot be made: {error.strerror}", mend="name another with --state-dir, or mend its rights"

@@ -110,13 +110,17 @@ class Placer:
         work: Work,
         now: float,
     ) -> None:
-        """A few at a time: weak power supplies and slow links. The others are planned again when one is done."""
+        """A few at a time: weak power supplies and slow links. The others are planned again when one is done; one whose
+        file was looked at a while ago, when it has been looked at again."""
         loop = self._loop
         loading = sum(copy.state is InstanceState.LOADING for copy in copies)
         for load in loads[: max(0, loop.settings.max_parallel_loads - loading)]:
+            known = self.observer.known[load.family]
+            if not loop.models.fresh(known.need):
+                continue
             for number in load.evicts:
                 loop.servers.evict(conn, number, EVICTED, work)
-            loop.servers.load(conn, load, self.observer.known[load.family], snapshot, work, now)
+            loop.servers.load(conn, load, known, snapshot, work, now)
             for uuid in load.cards:
                 loop.proofs.interrupt(conn, work, uuid, now)
                 holds.setdefault(uuid, []).append(0)
@@ -149,9 +153,9 @@ class Placer:
         except P104Error as error:
             work.unstartable.append((Key("job", job.id, number), error.message))
 
-    def refuse(self, conn: Connection, job_id: int, text: str, work: Work, now: float) -> None:
-        """A waiting job cannot be started: an attempt that fails for ``text``."""
+    def refuse(self, conn: Connection, job_id: int, text: str, work: Work, now: float, *, again: bool = False) -> None:
+        """A waiting job cannot be started: an attempt that fails for ``text``, or, ``again``, is taken back for it."""
         start = Start(job_id=job_id, cards=(), reserved_bytes=(), exclusive=False)
         number = moves.place(conn, start, now=now, boot_id=self._loop.boot_id, ends_by=None, ram=0)
         if number is not None:
-            work.unstartable.append((Key("job", job_id, number), text))
+            (work.taken_back if again else work.unstartable).append((Key("job", job_id, number), text))

@@ -91,7 +91,7 @@ class Readings:
         briefs = lists.briefs(conn, [row.document_id for row in rows])
         running = self._current(rows, briefs)
         waiting = explain and any(row.state in (JobState.QUEUED, JobState.HELD) for row in rows)
-        explainer = Explainer(self._loop, conn) if waiting else None
+        explainer = Explainer(self._loop, conn, caller) if waiting else None
         return [
             views.listed_job(
                 row,
@@ -130,7 +130,7 @@ class Readings:
         with self._loop.database.read() as conn:
             rows = self._known(conn, ids)
             cards = lists.cards_of(conn, ids)
-            explainer = Explainer(self._loop, conn)
+            explainer = Explainer(self._loop, conn, caller)
             running = self._current(rows, lists.briefs(conn, [row.document_id for row in rows]))
             texts = lists.specs(conn, [row.document_id for row in rows])
             return m.Jobs(
@@ -164,11 +164,11 @@ class Readings:
             current=current,
         )
 
-    def explain(self, caller: Caller, ids: list[int]) -> m.Explanations:  # noqa: ARG002 - why is no secret
+    def explain(self, caller: Caller, ids: list[int]) -> m.Explanations:
         """Why jobs wait, card by card."""
         with self._loop.database.read() as conn:
             rows = self._known(conn, ids)
-            explainer = Explainer(self._loop, conn)
+            explainer = Explainer(self._loop, conn, caller)
             return m.Explanations([self._explained(explainer, row) for row in rows])
 
     def _explained(self, explainer: Explainer, row: Row[Any]) -> m.Explained:

@@ -8,7 +8,6 @@ import grp
 import json
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from p104d.daemon.listening import GROUP
 from p104d.engines.model_memory import Ask
 from p104d.engines.server_command import server_argv, server_environment
 from p104d.processes.attempt import LaunchSpec
+from p104d.processes.launchers import program_argv
 from p104d.store.instances import Loaded
 
 KIND = "server"
@@ -57,9 +57,12 @@ class ServerPlaces:
         Who may connect is who may enter: the owner alone, or, where the copy is ``shared``, group p104 (and root, who
         may enter but not write). So the socket itself is open to all. Raises OSError.
         """
-        self.folder.mkdir(mode=0o755 if self._system else 0o700, parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.lstat(self.folder).st_uid != os.getuid() or self.folder.is_symlink():
             raise PermissionError(f"{self.folder} is somebody else's")
+        if self._system:
+            # Not by mkdir, from whose mode the daemon's umask is taken.
+            self.folder.chmod(0o711)
         place = self.folder / str(number)
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(place)
@@ -150,4 +153,4 @@ def batch_argv(engine: EngineSpec, socket: str, label: str) -> tuple[str, ...]:
         "parallel": engine.parallel,
         "model": label,
     }
-    return (sys.executable, "-I", "-m", "p104d.engines.batch", json.dumps(orders))
+    return tuple(program_argv("p104d.engines.batch", json.dumps(orders)))

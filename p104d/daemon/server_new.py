@@ -36,6 +36,7 @@ def new_instance(load: LoadModel, known: Known, cards: Sequence[CardView], owner
             load_seconds=known.family.load_seconds,
             user=owner.name if owner is not None else None,
             shared=known.owner is None,
+            parts=tuple((*part,) for part in known.model.parts),
         ),
         uid=owner.uid if owner is not None else None,
         job_id=load.job_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from p104d.core.clock import Clock
 from p104d.daemon.events import ServerReady, ServerSick
@@ -27,6 +27,8 @@ _BEAT_SECONDS, _MISSED_BEATS = 5.0, 3
 _MOST_WORDS = 300
 #: What a server without a card says, and the mend.
 CPU_ONLY = "llama-server has found no card to compute on; use one that is built with CUDA (models.llama_server)"
+#: Jobs of one file must not run on another.
+CHANGED = "its file was replaced, or written to, while it was loaded"
 
 
 class ServerWatch:
@@ -66,12 +68,25 @@ class ServerWatch:
                 return
         self._post(ServerSick(number, f"it has not answered anything for {_MISSED_BEATS * _BEAT_SECONDS:.0f} s"))
 
-    def begin(self, number: int, socket: str, *, embeddings: bool, since: float, was_ready: bool) -> None:
-        """Watch copy ``number``, being loaded since ``since`` (Unix seconds)."""
+    def begin(
+        self,
+        number: int,
+        socket: str,
+        *,
+        embeddings: bool,
+        since: float,
+        was_ready: bool,
+        changed: Callable[[], Awaitable[bool]],
+    ) -> None:
+        """Watch copy ``number``, being loaded since ``since`` (Unix seconds). ``changed`` tells whether what was loaded
+        is another file than was meant."""
         if number in self._tasks:
             return
         began = self._clock.monotonic() - max(0.0, self._clock.now() - since)
-        run = self._again(number, socket, embeddings) if was_ready else self._first(number, socket, embeddings, began)
+        if was_ready:
+            run = self._again(number, socket, embeddings)
+        else:
+            run = self._first(number, socket, embeddings, began, changed)
         task = self._tasks[number] = asyncio.get_running_loop().create_task(run)
         task.add_done_callback(lambda done: self._done(number, done))
 
@@ -82,14 +97,20 @@ class ServerWatch:
             log.error("watching copy %d failed", number, exc_info=task.exception(), extra={"action": "watch_failed"})
             self._post(ServerSick(number, "it could not be watched"))
 
-    async def _first(self, number: int, socket: str, embeddings: bool, began: float) -> None:
+    async def _first(
+        self, number: int, socket: str, embeddings: bool, began: float, changed: Callable[[], Awaitable[bool]]
+    ) -> None:
         left = max(1.0, self._timeout - (self._clock.monotonic() - began))
         health = await wait_ready(socket, embeddings=embeddings, deadline_seconds=left)
         if health.failure is not None:
             self._post(ServerSick(number, self._with_words(number, health.failure)))
             return
+        seconds = self._clock.monotonic() - began
+        if await changed():
+            self._post(ServerSick(number, CHANGED))
+            return
         words = await asyncio.to_thread(self._words, number)
-        self._post(ServerReady(number, self._clock.monotonic() - began, words.cpu_only))
+        self._post(ServerReady(number, seconds, words.cpu_only))
 
     async def _again(self, number: int, socket: str, embeddings: bool) -> None:
         health = await first_token(socket, embeddings=embeddings, patience=_AGAIN_SECONDS)

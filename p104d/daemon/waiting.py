@@ -8,11 +8,13 @@ from typing import Any
 import msgspec
 from sqlalchemy.engine import Connection, Row
 
+from p104d.api.service import Caller
 from p104d.core.job import JobState, Requirement
 from p104d.core.plan import Explanation
 from p104d.core.snapshot import WaitingJob
 from p104d.daemon.loop import Loop
 from p104d.daemon.models import Bad, Known
+from p104d.daemon.views import may_see, public_reason
 from p104d.policy import explain as words
 from p104d.store import reads
 
@@ -24,10 +26,10 @@ _COUNTED = 10_000
 
 
 class Explainer:
-    """Explains waiting jobs of one moment; made anew for each request."""
+    """Explains waiting jobs of one moment to ``caller``; made anew for each request."""
 
-    def __init__(self, loop: Loop, conn: Connection) -> None:
-        self._loop, self._conn = loop, conn
+    def __init__(self, loop: Loop, conn: Connection, caller: Caller) -> None:
+        self._loop, self._conn, self._caller = loop, conn, caller
         self._now = loop.clock.now()
         self._attempts = reads.open_attempts(conn)
         self._snapshot = loop.placer.peek(conn, self._attempts, self._now)
@@ -75,7 +77,8 @@ class Explainer:
         if found is None:
             return "its model is being looked at"
         if isinstance(found, Bad):
-            return f"can never run here: {found.text}" if found.never else found.text
+            seen = f": {found.text}" if may_see(self._caller, requirement.model.uid) else ""
+            return f"can never run here{seen}" if found.never else f"its model cannot be used{seen}"
         return found
 
     def asks_cards(self, row: Any) -> bool:
@@ -95,7 +98,9 @@ class Explainer:
             return words.blocked_by_dependencies(self._unmet(row.document_id))
         if row.eligible_at is not None:
             if row.failures or row.attempts:
-                return words.blocked_by_backoff(row.eligible_at, self._now, failures=row.failures, reason=row.reason)
+                # Everybody may ask why a job waits; its owner finds the rest of the reason beside this.
+                reason = public_reason(row.reason)
+                return words.blocked_by_backoff(row.eligible_at, self._now, failures=row.failures, reason=reason)
             return words.blocked_until(row.eligible_at, self._now)
         return None
 

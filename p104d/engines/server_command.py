@@ -88,6 +88,8 @@ def server_environment(ask: Ask) -> dict[str, str]:
         # Nobody browses a Unix socket. Renamed once.
         "LLAMA_ARG_NO_WEBUI": "1",
         "LLAMA_ARG_NO_UI": "1",
+        # It shows everybody who may connect what others ask.
+        "LLAMA_ARG_NO_ENDPOINT_SLOTS": "1",
     }
     if CACHE_KINDS[ask.kv_cache].block > 1:
         found["LLAMA_ARG_FLASH_ATTN"] = "1"

@@ -23,6 +23,13 @@ def boot_argv(module: str, call: str, *arguments: str) -> list[str]:
     return [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOT.format(module, call), _ROOT, *arguments]
 
 
+def program_argv(module: str, *arguments: str) -> list[str]:
+    """The argv that runs ``main(arguments)`` of a module of ours, the standard library its only other imports, in an
+    isolated Python: as a submitter's, who has no say in what is imported."""
+    run = f"import sys; sys.path.append(sys.argv.pop(1)); from {module} import main; sys.exit(main(sys.argv[1:]))"
+    return [sys.executable, "-I", "-S", "-X", "utf8", "-c", run, _ROOT, *arguments]
+
+
 class ShimProcess(Protocol):
     """A shim that a launcher has a line to."""
 

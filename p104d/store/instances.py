@@ -26,6 +26,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a copy was loaded: what it takes to start the same again, and to tell people. Sizes in bytes.
 
     ``fits`` are the cards that could have taken it. ``load_seconds`` is what was expected on the fastest link.
+    ``parts`` are its files as they were: path, size, device, inode, time of change in ns.
     """
 
     context: int
@@ -40,6 +41,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     user: str | None = None
     shared: bool = False
     socket: str = ""
+    parts: tuple[tuple[str, int, int, int, int], ...] = ()
 
 
 class OnCard(msgspec.Struct, frozen=True):

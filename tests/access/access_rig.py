@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,7 +139,7 @@ def parsed(raw: bytes) -> Answer:
 class System(Rig):
     """A system daemon with accounts of its own, in a folder that everybody may pass through."""
 
-    def __init__(self, cards: int = 2, *, config: str = "", accounts: bool = True) -> None:
+    def __init__(self, cards: int = 2, *, config: str = "", also: Sequence[User] = ()) -> None:
         super().__init__(cards, config=TIGHT + config + CONFIG, system=True)
         self._agents: dict[User | None, Agent] = {}
         self._closing = ExitStack()
@@ -146,7 +147,7 @@ class System(Rig):
         self.work.chmod(0o1777)
         etc = self.folder / "etc"
         etc.mkdir()
-        for name, lines in (("passwd", passwd_lines()), ("group", group_lines())):
+        for name, lines in (("passwd", passwd_lines(also)), ("group", group_lines(also))):
             (etc / name).write_text(Path(f"/etc/{name}").read_text().rstrip("\n") + "\n" + "\n".join(lines) + "\n")
             (etc / name).chmod(0o644)
         for user in USERS:
@@ -186,13 +187,13 @@ class System(Rig):
         super().close()
 
 
-def passwd_lines() -> list[str]:
-    return [f"{user.name}:x:{user.uid}:{user.gid}::/nonexistent/{user.name}:/bin/sh" for user in USERS]
+def passwd_lines(also: Sequence[User] = ()) -> list[str]:
+    return [f"{user.name}:x:{user.uid}:{user.gid}::/nonexistent/{user.name}:/bin/sh" for user in (*USERS, *also)]
 
 
-def group_lines() -> list[str]:
+def group_lines(also: Sequence[User] = ()) -> list[str]:
     named = {"p104": P104, "p104-admin": ADMIN, "p104-extra": EXTRA}
-    own = [f"{user.name}:x:{user.gid}:" for user in USERS]
+    own = [f"{user.name}:x:{user.gid}:" for user in (*USERS, *also)]
     shared = [
         f"{name}:x:{gid}:{','.join(user.name for user in USERS if gid in user.groups)}" for name, gid in named.items()
     ]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 from access_rig import System, need_others
+
+if TYPE_CHECKING:
+    from model_system import ModelSystem
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +51,40 @@ def start() -> Iterator[Callable[..., System]]:
             return rig
 
         yield call
+
+
+@pytest.fixture
+def start_models() -> Iterator[Callable[..., ModelSystem]]:
+    """Starts daemons of a test's own that serve models."""
+    need_others()
+    from model_system import ModelSystem
+
+    with ExitStack() as closing:
+
+        def call(cards: int = 2, **options: object) -> ModelSystem:
+            rig = ModelSystem(cards, **options)  # type: ignore[arg-type]
+            closing.callback(rig.close)
+            rig.start()
+            return rig
+
+        yield call
+
+
+@pytest.fixture(scope="module")
+def one_models() -> Iterator[ModelSystem]:
+    need_others()
+    from model_system import ModelSystem
+
+    rig = ModelSystem()
+    try:
+        rig.start()
+        yield rig
+    finally:
+        rig.close()
+
+
+@pytest.fixture
+def models(one_models: ModelSystem) -> Iterator[ModelSystem]:
+    """Two cards, all free, no copy loaded."""
+    yield one_models
+    one_models.quiet()

@@ -20,7 +20,7 @@ from gguf_files import TINY
 
 from p104d.daemon import model_prober
 from p104d.daemon.accounts import Account, own_account
-from p104d.daemon.model_prober import MOST_AT_ONCE, MOST_STUCK, Probed, Prober
+from p104d.daemon.model_prober import MOST_AT_ONCE, MOST_OF_ONE, MOST_STUCK, MOST_STUCK_OF_ONE, Probed, Prober
 from p104d.engines.gguf import read_model
 from p104d.processes import as_user
 from p104d.processes.launchers import boot_argv
@@ -166,8 +166,8 @@ def test_whether_an_account_can_read_it(model):
     parts = read_model(str(model)).parts
     nobody = Account(NOBODY.pw_uid, NOBODY.pw_gid, "nobody", "/", "/bin/sh")
 
-    def readable(account: Account = nobody) -> bool:
-        return run(lambda prober: prober.readable_by(parts, account))
+    def readable(account: Account = nobody) -> bool | None:
+        return run(lambda prober: prober.readable(parts, account))
 
     assert readable() and readable(own_account())
     model.chmod(0o600)
@@ -175,7 +175,7 @@ def test_whether_an_account_can_read_it(model):
     model.chmod(0o644)
     os.utime(model)
     assert not readable(), "it is another one by now"
-    assert run(lambda prober: prober.readable_by([], nobody)) is False
+    assert run(lambda prober: prober.readable([], nobody)) is False
 
 
 # --- children that misbehave ---
@@ -199,7 +199,7 @@ def test_whether_an_account_can_read_it(model):
 def test_what_a_child_may_do(monkeypatch, argv, words):
     instead(monkeypatch, *argv)
     assert words in str(probe("/m.gguf").error)
-    assert run(lambda prober: prober.readable_by([], own_account())) is False
+    assert run(lambda prober: prober.readable([], own_account())) is None
 
 
 def test_a_disk_that_does_not_answer(monkeypatch, folder):
@@ -245,7 +245,7 @@ def test_a_few_at_a_time(monkeypatch):
     now: list[int] = []
     most = 0
 
-    async def end(_prober: Prober, _argv: list[str], output: int, _words: int) -> int:
+    async def end(_prober: Prober, _argv: list[str], output: int, _words: int, _uid: int) -> int:
         nonlocal most
         now.append(1)
         most = max(most, len(now))
@@ -256,10 +256,13 @@ def test_a_few_at_a_time(monkeypatch):
 
     monkeypatch.setattr(Prober, "_end_of", end)
 
-    async def work(prober: Prober) -> list[bool]:
-        return list(await asyncio.gather(*(prober.readable_by([], own_account()) for _ in range(12))))
+    async def work(prober: Prober, users: int) -> list[bool | None]:
+        accounts = [Account(uid, uid, str(uid), "/", "/bin/sh") for uid in range(70_000, 70_000 + users)]
+        return list(await asyncio.gather(*(prober.readable([], each) for each in accounts for _ in range(6))))
 
-    assert run(work) == [True] * 12 and most == MOST_AT_ONCE
+    for users, at_once in ((1, MOST_OF_ONE), (3, MOST_AT_ONCE)):
+        most = 0
+        assert run(lambda prober, users=users: work(prober, users)) == [True] * 6 * users and most == at_once
 
 
 def test_where_killed_ones_do_not_die(monkeypatch, model):
@@ -267,7 +270,7 @@ def test_where_killed_ones_do_not_die(monkeypatch, model):
 
     async def work(prober: Prober) -> tuple[Probed, Probed]:
         stuck = [asyncio.create_task(asyncio.sleep(60, 0)) for _ in range(MOST_STUCK)]
-        prober._leaving.update(stuck)
+        prober._leaving.update(dict.fromkeys(stuck, 70_000))
         asked = {"uid": os.getuid(), "gid": os.getgid(), "user": ""}
         before = await prober.probe(str(model), None, **asked)  # type: ignore[arg-type]
         for task in stuck:
@@ -321,3 +324,25 @@ def test_under_systemd_it_is_a_unit(model, folder, monkeypatch):
     monkeypatch.undo()
     assert probe(model).model is not None
     assert not (folder / "said").exists(), "a daemon without a sandbox starts it itself"
+
+
+def test_stuck_looks_of_one_user_cost_nobody_else(monkeypatch, model, folder):
+    """Counted where they are: children that were killed, and units of systemd whose groups are still there."""
+    monkeypatch.setattr("p104d.daemon.model_prober._UNIT_GROUPS", (str(folder),))
+    (folder / "p104-look-1.service").mkdir()
+    other = os.getuid() + 70_000
+
+    async def work(prober: Prober) -> list[Probed]:
+        prober._late_units = {"p104-look-1.service": other, "p104-look-gone.service": other}
+        stuck = [asyncio.create_task(asyncio.sleep(60, 0)) for _ in range(MOST_STUCK_OF_ONE - 1)]
+        prober._leaving.update(dict.fromkeys(stuck, other))
+        try:
+            theirs = await prober.probe(str(model), None, uid=other, gid=other, user="nobody")
+            return [theirs, await prober.probe(str(model), None, uid=os.getuid(), gid=0, user="")]
+        finally:
+            prober._leaving.clear()
+            for task in stuck:
+                task.cancel()
+
+    theirs, ours = run(work)
+    assert "do not answer" in str(theirs.error) and ours.error is None
