@@ -7,8 +7,8 @@ It may be killed at any instruction and started again: requests that have an ans
 with an error are. It is the standard library alone, because one lives as long as each job does.
 
 Exit codes: 0 every request has an answer (or there are none); 1 some ended in errors; 2 the batch cannot be carried
-out as ordered; 74 the answers cannot be written; 75 the server cannot be used, or another runner has the output: run
-it again; 143 SIGTERM, 130 SIGINT: what had arrived is on file.
+out as ordered; 73 another runner has the output; 74 the answers cannot be written; 75 the server cannot be used: run it
+again; 143 SIGTERM, 130 SIGINT: what had arrived is on file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from p104d.engines.batch_output import Answers, BusyError, LostError
 from p104d.engines.batch_report import Report, say
 from p104d.engines.batch_run import Batch, GiveUpError
 
-DONE, SOME_FAILED, BAD_ORDERS, CANNOT_WRITE, TRY_AGAIN = 0, 1, 2, 74, 75
+#: 75 is the server's fault and costs it its place, so nothing else ends so.
+DONE, SOME_FAILED, BAD_ORDERS, OUTPUT_BUSY, CANNOT_WRITE, TRY_AGAIN = 0, 1, 2, 73, 74, 75
 _BUFFER_BYTES = 256 * 1024
 
 
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> int:
         return CANNOT_WRITE
     except (GiveUpError, BusyError) as error:
         say(f"error: {error}; what was answered is kept, and the batch goes on when it is run again", 2)
-        return TRY_AGAIN
+        return OUTPUT_BUSY if isinstance(error, BusyError) else TRY_AGAIN
 
 
 def _run(orders: Orders, stop: _Stop) -> int:

@@ -155,6 +155,21 @@ def test_a_server_that_stands_still(make: Make) -> None:
     assert first["reason"] in ("its model server ended", "its model server stopped answering")
 
 
+def test_two_jobs_with_one_output(make: Make) -> None:
+    """The second fails and says why; its copy has done nothing wrong and stays."""
+    rig = make(2)
+    rig.model("red", 1)
+    rig.model("blue", 2)
+    done(rig, rig.batch("blue", "warm"))
+    first = rig.batch("red", "same", 50, tokens=SLOW)
+    rig.until(first, "running")
+    [second] = rig.submit(rig.document("blue", "same"))
+    [end] = rig.wait(second)
+    assert end["state"] == "failed" and "another batch writes" in end["reason"] and end["exit_code"] == 73, end
+    assert rig.show(first)["state"] == "running" and rig.loads() == 2 and len(rig.copies()) == 2
+    rig.ctl("cancel", first)
+
+
 def test_a_cancelled_job_leaves_its_copy(make: Make) -> None:
     rig = make(1)
     rig.model("red")

@@ -519,7 +519,7 @@ def test_one_output_has_one_runner(place: Place) -> None:
         first = place.start()
         assert server.asked.wait(30)
         second = place.run()
-        assert second.code == 75 and "another batch writes" in second.err
+        assert second.code == 73 and "another batch writes" in second.err
         first.terminate()
         assert place.end(first).code == 143
 
