@@ -10,7 +10,16 @@ import subprocess
 import sys
 from dataclasses import asdict
 
-from bench import rows_bulk, rows_cli, rows_dispatch, rows_drain, rows_idle, rows_million, rows_telemetry
+from bench import (
+    rows_bulk,
+    rows_cli,
+    rows_dispatch,
+    rows_drain,
+    rows_idle,
+    rows_million,
+    rows_placement,
+    rows_telemetry,
+)
 from bench.setting import Measure, Setting
 from bench.table import Row, render
 from p104d.core.errors import P104Error
@@ -24,6 +33,7 @@ ROWS: dict[str, Measure] = {
     "idle": rows_idle.measure,
     "telemetry": rows_telemetry.measure_store,
     "looking": rows_telemetry.measure_looking,
+    "placement": rows_placement.measure,
 }
 
 

@@ -37,3 +37,8 @@ def interleaved(acts: Mapping[str, Callable[[], float]], rounds: int, warm_up: i
             if number >= warm_up:
                 taken[name].append(value)
     return taken
+
+
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean."""
+    return sum(values) / len(values)

@@ -36,6 +36,7 @@ def checks(loop: Loop, places: Places, *, simulated: bool) -> list[m.Check]:
         *_disk(places),
         *_clock(),
         *_memory(loop),
+        *_models(loop),
     ]
 
 
@@ -156,3 +157,14 @@ def _clock() -> Iterator[m.Check]:
 def _memory(loop: Loop) -> Iterator[m.Check]:
     total = loop.settings.host_ram_bytes
     yield m.Check("host memory", True, f"jobs may reserve {format_size(total)} of host memory", None)
+
+
+def _models(loop: Loop) -> Iterator[m.Check]:
+    """Whether there is a program for ``engine: llama.cpp`` jobs; a rig without any is none the worse."""
+    program = loop.settings.models.llama_server
+    found = shutil.which(program)
+    if found is not None:
+        yield m.Check("llama-server", True, f"engine: llama.cpp jobs run on {found}", None)
+    else:
+        mend = "for engine: llama.cpp jobs install it, or set models.llama_server in config.toml"
+        yield m.Check("llama-server", None, f"there is no program {program}", mend)

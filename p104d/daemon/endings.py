@@ -146,6 +146,8 @@ def finish(conn: Connection, done: Finished, work: Work, now: float) -> None:
     if state in ENDED:
         record = done.look.exit if done.look is not None else None
         settle(conn, job, state, after.reason, work, now, record.wall_seconds if record is not None else None)
+    elif doomed := moves.wait_again(conn, job.id, job.document_id, now):
+        settle(conn, job, JobState.CANCELLED, doomed, work, now)
 
 
 def _leave_copy(conn: Connection, copy: instances.Served, ended: moves.Ended, ending: Ending, work: Work) -> None:

@@ -9,20 +9,21 @@ import glob
 import logging
 import os
 import shutil
+from collections.abc import Collection
 
 from p104d.core.errors import UnavailableError
 from p104d.core.job import ENDED
 from p104d.daemon.loop import Loop
 from p104d.daemon.paths import Places
 from p104d.daemon.sampler import Sampler
-from p104d.store import lists, retention
+from p104d.store import instances, lists, retention
 from p104d.store.backup import FOLDER, back_up, is_due
 from p104d.store.engine import DamagedError
 
 log = logging.getLogger(__name__)
 EVERY_SECONDS = 3600.0
 _BATCH = 500
-#: Long enough for a person to look why a notification did not arrive.
+#: Long enough for a person to look why a notification did not arrive, or a model could not be loaded.
 _NOTICES_KEPT_SECONDS = 86400.0
 
 
@@ -62,8 +63,13 @@ class Maintenance:
                 break
             await asyncio.sleep(0)
         await self._bound_logs(settings.keep_logs_bytes)
-        notices = str(self._places.state / "notify")
-        await asyncio.to_thread(_remove_notices, notices, self._loop.clock.now() - _NOTICES_KEPT_SECONDS)
+        with self._loop.database.write() as conn:
+            instances.forget(conn)
+            living = {str(copy.id) for copy in instances.open_instances(conn)}
+        old = self._loop.clock.now() - _NOTICES_KEPT_SECONDS
+        for folder in ("notify", "servers"):
+            kept = living if folder == "servers" else set[str]()
+            await asyncio.to_thread(_remove_old, str(self._places.state / folder), old, kept)
         return forgotten
 
     async def _back_up(self) -> None:
@@ -112,12 +118,14 @@ def _sizes(jobs: str) -> dict[int, dict[str, int]]:
     return found
 
 
-def _remove_notices(folder: str, before: float) -> None:
-    """What notifications left behind; each is over after a minute or two."""
-    for notice in glob.iglob(f"{glob.escape(folder)}/*/*-*"):
+def _remove_old(folder: str, before: float, living: Collection[str]) -> None:
+    """What notifications and servers left behind, but for the ids that are ``living``."""
+    for place in glob.iglob(f"{glob.escape(folder)}/*/*-*"):
+        if os.path.basename(place).partition("-")[0] in living:
+            continue
         with contextlib.suppress(OSError):
-            if os.lstat(notice).st_mtime < before:
-                shutil.rmtree(notice, ignore_errors=True)
+            if os.lstat(place).st_mtime < before:
+                shutil.rmtree(place, ignore_errors=True)
 
 
 def _size(folder: str) -> int:

@@ -11,6 +11,7 @@ from p104d.core.job import Requirement
 from p104d.core.snapshot import CardView, HostView, ModelFamily, Snapshot, WaitingJob
 from p104d.daemon.models import Bad, Known, Models
 from p104d.daemon.residents import family_of, residents, with_runs
+from p104d.policy.cut import most_at_once
 from p104d.store import model_facts, reads
 from p104d.store.instances import Instance
 from p104d.store.reads import OpenAttempt
@@ -122,18 +123,3 @@ class Observer:
         self.known[key] = found
         self._families[key] = msgspec.structs.replace(found.family, waiting=before + count)
         return [msgspec.structs.replace(job, family=key) for job in jobs]
-
-
-def most_at_once(requirement: Requirement, cards: Sequence[CardView], host: HostView) -> int:
-    """An upper bound of how many jobs of this requirement could start now, and one more to be first in line."""
-    if requirement.cards == 0:
-        return max(host.cpu_slots_free, 0) + 1
-    if requirement.vram_bytes is None:
-        free = sum(card.closed is None and not card.holds for card in cards)
-        return free // requirement.cards + 1
-    shares = sum(
-        max(0, card.capacity_bytes - sum(hold.reserved_bytes for hold in card.holds)) // requirement.vram_bytes
-        for card in cards
-        if card.closed is None
-    )
-    return shares // requirement.cards + 1

@@ -24,6 +24,7 @@ from p104d.api.service import Caller, Exported, LogQuery
 from p104d.core.errors import NotAllowedError, NotFoundError, RefusedError, UnavailableError
 from p104d.daemon import doctor, memory, views
 from p104d.daemon.drain import drain
+from p104d.daemon.forecasting import forecast
 from p104d.daemon.history import HistoryReader
 from p104d.daemon.logs import LogReader
 from p104d.daemon.loop import Loop
@@ -177,7 +178,7 @@ class DaemonService(Readings):
 
     async def plan(self, caller: Caller, cards: int | None, limit: int) -> Forecast:  # noqa: ARG002
         """When the queue will be done, on this rig's cards or on so many."""
-        raise UnavailableError("this daemon makes no forecast")
+        return await forecast(self._loop, cards, limit)
 
     async def set_power(self, caller: Caller, request: PowerRequest) -> PowerCards:
         """Keep cards at these settings from now on."""

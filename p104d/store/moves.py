@@ -11,6 +11,7 @@ from p104d.core.job import ENDED, JobState, Measurement, Outcome
 from p104d.core.lifecycle import Move, sources, target
 from p104d.core.plan import Start
 from p104d.store import sql
+from p104d.store.reads import doomed_need
 from p104d.store.submit import is_blocked
 
 
@@ -274,6 +275,19 @@ def block_dependents(conn: Connection, job_id: int, document_id: int) -> None:
     """A job is to run again: those that wait for it and were free to start wait for it once more."""
     for row in sql.rows(conn, _DEPENDENTS, {"job_id": job_id, "document_id": document_id}):
         sql.run(conn, "UPDATE jobs SET blocked = 1 WHERE document_id = ? AND state IN ('held', 'queued')", (row[0],))
+
+
+def wait_again(conn: Connection, job_id: int, document_id: int, now: float) -> str | None:
+    """A job that came back to the queue waits for what was retried while it ran; where that has ended otherwise than
+    succeeded, the job is cancelled: its reason, else None."""
+    if not is_blocked(conn, document_id):
+        return None
+    sql.run(conn, "UPDATE jobs SET blocked = 1 WHERE id = ? AND state = 'queued'", (job_id,))
+    doomed = doomed_need(conn, document_id)
+    if doomed is None:
+        return None
+    reason = f"job {doomed[0]}, which it needed, {_past(JobState(doomed[1]))}"
+    return reason if cancel_waiting(conn, job_id, reason, now) else None
 
 
 def stop_again(conn: Connection, job_id: int, reason: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from packaging_support import ROOT
@@ -14,6 +15,27 @@ from service_machine import BOOT_SECONDS, SOCKET, STEP_SECONDS, Machine, service
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     with service(tmp_path_factory.mktemp("systemd")) as machine:
         yield machine
+
+
+@contextmanager
+def settings_of(machine: Machine, *settings: str) -> Iterator[None]:
+    """The service with other settings, for a while."""
+    folder = "/etc/systemd/system/p104d.service.d"
+    machine.run("mkdir", "-p", folder)
+    machine.run("sh", "-c", f"printf '%s\\n' '[Service]' \"$@\" >{folder}/other.conf", "sh", *settings)
+    try:
+        restarted(machine)
+        yield
+    finally:
+        machine.run("rm", "-r", folder)
+        restarted(machine)
+
+
+def restarted(machine: Machine) -> None:
+    """With the settings of now."""
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "p104d.service")
+    wait_for(machine.answers, STEP_SECONDS)
 
 
 def test_it_is_ready_watched_and_open_to_its_group(machine: Machine) -> None:
@@ -82,13 +104,7 @@ def test_cancel_ends_the_whole_tree(machine: Machine) -> None:
 
 def test_a_loop_that_hangs_is_killed_and_its_jobs_run_on(machine: Machine) -> None:
     """The watchdog is fed by the loop alone: a daemon that stands still is replaced, and the jobs do not notice."""
-    folder = "/etc/systemd/system/p104d.service.d"
-    machine.run("mkdir", "-p", folder)
-    machine.run("sh", "-c", f"printf '[Service]\\nWatchdogSec=2s\\n' >{folder}/soon.conf")
-    try:
-        machine.run("systemctl", "daemon-reload")
-        machine.run("systemctl", "restart", "p104d.service")
-        wait_for(machine.answers, STEP_SECONDS)
+    with settings_of(machine, "WatchdogSec=2s"):
         job = machine.ctl("run", "--detach", "--vram", "1GiB", "--", "sleep", "300").stdout.strip()
         unit = f"p104-job-{job}-1.service"
         wait_for(lambda: machine.show(unit, "ActiveState") == "active", STEP_SECONDS)
@@ -101,11 +117,6 @@ def test_a_loop_that_hangs_is_killed_and_its_jobs_run_on(machine: Machine) -> No
         assert json.loads(machine.ctl("show", "--json", job).stdout)["state"] == "running"
         assert machine.ctl("cancel", job).returncode == 0
         assert machine.ctl("wait", "--timeout", "30s", job).returncode == 1
-    finally:
-        machine.run("rm", "-r", folder)
-        machine.run("systemctl", "daemon-reload")
-        machine.run("systemctl", "restart", "p104d.service")
-        wait_for(machine.answers, STEP_SECONDS)
 
 
 def test_a_job_is_no_part_of_the_service(machine: Machine) -> None:

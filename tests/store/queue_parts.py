@@ -59,6 +59,9 @@ class Folders:
         self.adopted.add(key)
         return self.look(key).kind is LookKind.RUNNING
 
+    def keys(self, kind: str) -> list[Key]:
+        return [key for key in self.said if key.kind == kind]
+
     def stop(self, key: Key) -> bool:
         self.stopped.add(key)
         return True

@@ -192,3 +192,28 @@ def test_who_waits_for_a_job_that_is_tried_again_waits_once_more(database: Datab
         assert ready_ids(conn) == {a}
         assert settle(conn, a, JobState.SUCCEEDED) == []
         assert ready_ids(conn) == {b}
+
+
+@pytest.mark.parametrize("second", [None, JobState.FAILED, JobState.SUCCEEDED])
+def test_who_comes_back_to_the_queue_waits_for_what_was_retried_meanwhile(
+    database: Database, second: JobState | None
+) -> None:
+    """It was placed when its need had succeeded; that was retried, and has ended again or has not."""
+    with database.write() as conn:
+        first, later = add(conn, document("first"), document("later", after=("first",)))
+        settle(conn, first, JobState.SUCCEEDED)
+        place(conn, later)
+        moves.retry(conn, first, 1)
+        moves.block_dependents(conn, first, 1)
+        if second is not None:
+            settle(conn, first, second)
+        assert end(conn, later, Move.REQUEUE)
+        reason = moves.wait_again(conn, later, 2, NOW)
+        if second is JobState.FAILED:
+            assert reason == f"job {first}, which it needed, failed" and state(conn, later) == "cancelled"
+            return
+        assert reason is None and state(conn, later) == "queued"
+        assert (later in ready_ids(conn)) == (second is not None)
+        if second is None:
+            settle(conn, first, JobState.SUCCEEDED)
+            assert later in ready_ids(conn)
