@@ -57,6 +57,11 @@ class Bad(msgspec.Struct, frozen=True):
     text: str
     never: bool = False
 
+    @property
+    def public(self) -> str:
+        """As everybody may know it: of a file that is at fault neither its path nor what is wrong with it."""
+        return f"can never run here: {self.text}" if self.never else "its model cannot be used"
+
 
 class _Look(msgspec.Struct):
     """What a look found, when (CLOCK_MONOTONIC), and whether the shared user can read the model."""
