@@ -101,7 +101,7 @@ def test_sysusers_makes_the_groups(tmp_path: Path) -> None:
         capture_output=True,
     )
     groups = [line.split(":")[0] for line in (tmp_path / "etc" / "group").read_text().splitlines()]
-    assert groups == ["p104", "p104-admin"]
+    assert groups == ["p104", "p104-admin", "p104-model"]
 
 
 def test_groups_are_those_the_code_asks_for() -> None:
