@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 
-from demo.daemon import DemoDaemon, driver_found
+from demo.daemon import LLAMA, DemoDaemon, driver_found
 
 #: No demo job should take this long, on the slowest host; it is what keeps a stuck one from keeping the terminal.
 JOBS_WITHIN_SECONDS = 120.0
@@ -30,17 +31,17 @@ def type_out(daemon: DemoDaemon, *arguments: str) -> int:
     return daemon.ctl(*arguments)
 
 
-def llama_runs(daemon: DemoDaemon) -> bool:
-    """Write the tiny model and try it, in processes of their own: a processor without AVX kills the one that tries."""
-    python = [sys.executable]
-    attempt = ["llama_run.py", "--model", "tiny.gguf", "--input", "prompts.jsonl", "--output", "/dev/null"]
-    for command in (["tiny_gguf.py", "tiny.gguf"], [*attempt, "--tokens", "2"]):
+def llama_runs(daemon: DemoDaemon, folder: Path = LLAMA) -> bool:
+    """Write the two tiny models and try one, in processes of their own: a processor without AVX kills the one that
+    tries. ``folder`` has the programs."""
+    write, attempt = str(folder / "tiny_model.py"), str(folder / "llama_try.py")
+    for command in ([write, "haiku.gguf", "1"], [write, "prose.gguf", "2"], [attempt, "haiku.gguf"]):
         try:
             done = subprocess.run(
-                python + command, cwd=daemon.work, capture_output=True, timeout=120, start_new_session=True
+                [sys.executable, *command], cwd=daemon.work, capture_output=True, timeout=120, start_new_session=True
             )
         except subprocess.TimeoutExpired:
-            print("no inference in this demo: llama.cpp does not answer on this machine")
+            print("no language models in this demo: llama.cpp does not answer on this machine")
             return False
         if done.returncode == 0:
             continue
@@ -48,7 +49,7 @@ def llama_runs(daemon: DemoDaemon) -> bool:
             why = "this processor lacks instructions that the llama.cpp package was built for (AVX)"
         else:
             why = (done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
-        print(f"no inference in this demo: {why}")
+        print(f"no language models in this demo: {why}")
         return False
     return True
 
@@ -65,7 +66,7 @@ def usable_cards(daemon: DemoDaemon) -> list[dict[str, object]]:
 
 def submit(daemon: DemoDaemon, files: list[str]) -> list[str]:
     """Submit the files in one go. Returns the ids."""
-    # Jobs get a PATH of their own; --keep-env gives them ours, where the Python with llama.cpp comes first.
+    # Jobs get a PATH of their own; --keep-env gives them ours, where this Python comes first.
     arguments = ["submit", "--keep-env", "PATH", *files]
     print(f"\n$ p104ctl {' '.join(arguments)}", flush=True)
     answer = daemon.ask(*arguments)
@@ -75,6 +76,24 @@ def submit(daemon: DemoDaemon, files: list[str]) -> list[str]:
     for job in answer["jobs"]:
         print(f"{job['id']:>4}  {job['name']}")
     return [str(job["id"]) for job in answer["jobs"]]
+
+
+def serve_models(daemon: DemoDaemon) -> list[str]:
+    """Language models: submit, show where they are while they answer, and what came of it. Returns the ids."""
+    say("Language models: two of them, six files of questions")
+    ids = submit(daemon, ["models.yaml"])
+    deadline = time.monotonic() + JOBS_WITHIN_SECONDS
+    while not any(each["state"] == "busy" for each in daemon.ask("models")["models"]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    type_out(daemon, "models")
+    type_out(daemon, "list")
+    type_out(daemon, "wait", "--timeout", f"{JOBS_WITHIN_SECONDS:.0f}s", *ids)
+    say("They stay on their cards, for the next job: until idle for long, or until others need the card")
+    type_out(daemon, "models")
+    type_out(daemon, "logs", ids[-1])
+    loads = sum(each["count"] for each in daemon.ask("models")["load_times"])
+    print(f"\n{len(ids) - 1} jobs on 2 models, {loads} loads: cards that nobody else wants take further copies")
+    return ids
 
 
 def watch(daemon: DemoDaemon, ids: list[str]) -> None:
@@ -107,21 +126,17 @@ def measured(daemon: DemoDaemon, ids: list[str]) -> None:
     for job_id in ids:
         job = daemon.ask("show", job_id)
         for found in job["measurements"]:
-            if "per_second" in found["name"]:
+            if "per_second" in found["name"] and not found["name"].startswith("prompt"):
                 print(f"{job['name']:<12} {found['name']:<32} {found['value']:>10.1f} {found['unit']}")
 
 
-def results(daemon: DemoDaemon, ids: list[str], inference: bool) -> None:
+def results(daemon: DemoDaemon, ids: list[str]) -> None:
     """What came of it: the queue, a log, the failed job, the speeds."""
     # The cards are read once a second.
     time.sleep(1.2)
     say("Afterwards")
     type_out(daemon, "status")
     type_out(daemon, "list")
-    if inference:
-        say("The output of the language model's job, as llama.cpp printed it")
-        type_out(daemon, "logs", "--tail", "12", named(daemon, "inference") or "")
-        type_out(daemon, "logs", named(daemon, "summary") or "")
     say("The job that failed, with its retry")
     type_out(daemon, "show", named(daemon, "broken") or "")
     measured(daemon, ids)
@@ -155,19 +170,19 @@ def show(simulated: bool) -> bool | None:
     with DemoDaemon(simulated=simulated) as daemon:
         print(f"\n$ {' '.join(daemon.arguments)} &", flush=True)
         daemon.start()
-        cards = usable_cards(daemon)
-        if not cards:
+        if not usable_cards(daemon):
             type_out(daemon, "status")
             return None
-        inference = llama_runs(daemon)
+        models = llama_runs(daemon)
         say("Before")
         type_out(daemon, "status")
-        whole = [card for card in cards if card["verdict"] != "locked"]
-        files = ["inference.yaml"] * inference + ["pictures.yaml", "commands.yaml"] + ["gang.yaml"] * (len(whole) > 1)
+        asked = serve_models(daemon) if models else []
+        whole = [card for card in usable_cards(daemon) if card["verdict"] != "locked"]
+        files = ["pictures.yaml", "commands.yaml"] + ["gang.yaml"] * (len(whole) > 1)
         ids = submit(daemon, files)
         watch(daemon, ids)
-        results(daemon, ids, inference)
-        good = check(daemon, ids)
+        results(daemon, [*asked, *ids])
+        good = check(daemon, [*asked, *ids])
         say("Leaving nothing behind: the daemon is stopped and its folder removed")
         return good
 

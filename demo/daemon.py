@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 
 HERE = Path(__file__).parent
+#: llama.cpp on the processor, under llama-server's name and options, and what goes with it.
+LLAMA = HERE / "llama"
 #: Migrating an empty database and the first look at the cards take a second or two; an old Celeron is given time.
 READY_WITHIN_SECONDS = 30.0
 #: A cancelled job has 10 s to go by itself.
@@ -51,7 +53,20 @@ class DemoDaemon:
         for name in os.listdir(HERE):
             if name.endswith((".yaml", ".py", ".jsonl", ".toml")):
                 shutil.copy(HERE / name, self.work / name)
+        self._configure()
         return self
+
+    def _configure(self) -> None:
+        """Name the llama-server that models are served with: this host's own where it has one and cards for it."""
+        own = None if self.simulated else shutil.which("llama-server")
+        if own is None:
+            command = self.folder / "llama-server"
+            command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{LLAMA / "llama_server.py"}" "$@"\n')
+            command.chmod(0o755)
+            own = str(command)
+        config = self.folder / "config" / "p104d" / "config.toml"
+        config.parent.mkdir(parents=True)
+        config.write_text(f"[models]\nllama_server = {json.dumps(own)}\n")
 
     def __exit__(self, *_: object) -> None:
         try:

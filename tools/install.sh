@@ -2,7 +2,7 @@
 # Install p104d for the whole machine: tools/install.sh [PART...]. Parts, all of them when none is named:
 #   package   a virtual environment in /opt/p104d with the wheel built from this checkout
 #   files     commands, unit, sysusers.d, tmpfiles.d, man pages, completion, an example configuration
-#   activate  groups, folders, and the service started (never with DESTDIR)
+#   activate  groups, the user of model servers, folders, and the service started (never with DESTDIR)
 # Run again after `git pull` to upgrade: running jobs go on, the configuration is kept.
 set -eu
 cd "$(dirname "$0")/.."
@@ -95,19 +95,21 @@ install_files() {
     fi
 }
 
-add_groups() {
+add_accounts() {
     if [ -d /run/systemd/system ] && command -v systemd-sysusers >/dev/null; then
         systemd-sysusers p104d.conf
         return
     fi
-    echo "systemd is not running here: adding the groups with groupadd"
+    echo "systemd is not running here: adding groups and a user with groupadd and useradd"
     for group in p104 p104-admin; do
         getent group "$group" >/dev/null || groupadd --system "$group"
     done
+    getent passwd p104-model >/dev/null ||
+        useradd --system --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin p104-model
 }
 
 activate() {
-    add_groups
+    add_accounts
     if [ ! -d /run/systemd/system ]; then
         mkdir -p -m 700 /var/lib/p104d
         mkdir -p -m 755 /run/p104d

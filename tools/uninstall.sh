@@ -1,5 +1,5 @@
 #!/bin/sh
-# Remove what tools/install.sh installed. The queue, logs, configuration and groups stay; the last lines say where.
+# Remove what tools/install.sh installed. The queue, logs, configuration, groups and the user stay; the last lines say where.
 set -eu
 . "$(dirname "$0")/python.sh"
 
@@ -20,5 +20,5 @@ rm -f "$root/usr/local/bin/p104d" "$root/usr/local/bin/p104ctl" \
 if [ -z "$root" ] && [ -d /run/systemd/system ]; then
     systemctl daemon-reload
 fi
-echo "p104d is removed. Jobs that were running go on; to end them too: systemctl stop 'p104-job-*'"
-echo "Kept: $root/var/lib/p104d (queue, logs), $root/etc/p104d (configuration), groups p104 and p104-admin."
+echo "p104d is removed. Jobs that were running go on, and the models they use; to end them: systemctl stop 'p104-*'"
+echo "Kept: $root/var/lib/p104d (queue, logs), $root/etc/p104d (configuration), groups p104 and p104-admin, user p104-model."

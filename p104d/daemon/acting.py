@@ -49,6 +49,8 @@ class Actor:
             self._launch(spec, [*loop.proofs.leaving(cards), *loop.servers.leaving(cards)])
         for key, text in work.unstartable:
             loop.post(Finished(key=key, look=None, failure=text))
+        for key, text in work.taken_back:
+            loop.post(Finished(key=key, look=None, note=text))
         for key in work.stops:
             self._end(key, loop.supervisor.stop)
         for key in work.kills:

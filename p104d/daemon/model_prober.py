@@ -28,7 +28,7 @@ __all__ = ["Probed", "ProbedModel", "Prober"]
 _MODULE = "p104d.engines.model_probe"
 #: Headers take 0.1 s; a disk that sleeps needs some seconds to turn again.
 PATIENCE_SECONDS = 20.0
-#: At once, and of one user: each takes some 20 MB and reads a disk that may be slow, or was made to hang.
+#: At once, and of one user: each takes some 20 MB and reads a disk that may be slow, or was made to hang by a user.
 MOST_AT_ONCE, MOST_OF_ONE = 4, 2
 #: Children that SIGKILL does not end (their disk does not answer). With so many of them, or of the user's, nothing more
 #: is asked.

@@ -153,9 +153,9 @@ class Placer:
         except P104Error as error:
             work.unstartable.append((Key("job", job.id, number), error.message))
 
-    def refuse(self, conn: Connection, job_id: int, text: str, work: Work, now: float) -> None:
-        """A waiting job cannot be started: an attempt that fails for ``text``."""
+    def refuse(self, conn: Connection, job_id: int, text: str, work: Work, now: float, *, again: bool = False) -> None:
+        """A waiting job cannot be started: an attempt that fails for ``text``, or, ``again``, is taken back for it."""
         start = Start(job_id=job_id, cards=(), reserved_bytes=(), exclusive=False)
         number = moves.place(conn, start, now=now, boot_id=self._loop.boot_id, ends_by=None, ram=0)
         if number is not None:
-            work.unstartable.append((Key("job", job_id, number), text))
+            (work.taken_back if again else work.unstartable).append((Key("job", job_id, number), text))

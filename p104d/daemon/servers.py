@@ -159,17 +159,22 @@ class Servers:
         if copy is None or before is None:
             return
         if before == InstanceState.LOADING:
-            self._not_loaded(conn, copy, text, work, now)
+            blameless = done.failure is None and (done.look is None or done.look.exit is None)
+            self._not_loaded(conn, copy, text, work, now, again=blameless)
         elif before == InstanceState.READY:
             log.warning("copy %d (%s) ended by itself: %s", number, copy.label, text, extra={"action": "server_ended"})
         self._end_job_on(conn, number, work)
 
-    def _not_loaded(self, conn: Connection, copy: Instance, text: str, work: Work, now: float) -> None:
-        """The job that a copy was to be loaded for fails; the others of its family have each their own try."""
+    def _not_loaded(
+        self, conn: Connection, copy: Instance, text: str, work: Work, now: float, *, again: bool = False
+    ) -> None:
+        """The job that a copy was to be loaded for fails; the others of its family have each their own try. ``again``:
+        neither model nor server has said anything against it (a daemon, a shim or the host died); it waits again."""
         self._loop.models.forget(copy.path)
         log.warning("%s could not be loaded: %s", copy.label, text, extra={"action": "load_failed"})
         if copy.job_id is not None:
-            self._loop.placer.refuse(conn, copy.job_id, f"{copy.label} could not be loaded: {text}", work, now)
+            why = f"{copy.label} could not be loaded: {text}"
+            self._loop.placer.refuse(conn, copy.job_id, why, work, now, again=again)
 
     def _end_job_on(self, conn: Connection, number: int, work: Work) -> None:
         attempt = jobs_on(reads.open_attempts(conn)).get(number)

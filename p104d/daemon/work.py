@@ -44,6 +44,7 @@ class Work(msgspec.Struct, kw_only=True):
     sick: list[int] = []
     launch_cards: dict[Key, tuple[str, ...]] = {}
     unstartable: list[tuple[Key, str]] = []
+    taken_back: list[tuple[Key, str]] = []
     stops: list[Key] = []
     kills: list[Key] = []
     ended: dict[int, JobState] = {}

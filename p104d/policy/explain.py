@@ -13,27 +13,40 @@ from typing import NamedTuple
 import msgspec
 
 from p104d.core.job import Requirement
-from p104d.core.plan import CardRefusal, Explanation, Reservation
+from p104d.core.plan import CardRefusal, Explanation, KeptCards, Reservation
 from p104d.core.snapshot import CardView, Snapshot, WaitingJob
 from p104d.core.units import format_duration, format_size, iso
-from p104d.policy.explain_models import explain_model_job, unpin
+from p104d.policy.explain_models import UNKNOWN_MODEL, explain_model_job, unpin
 from p104d.policy.explain_words import are, grouped, indexes, names
 from p104d.policy.fit import Obstacle, Seat, cards_text, host_refusal, impossible, jobs_text, obstacle, seat_refusal
 from p104d.policy.schedule import Round, in_order
 
 #: What ``explain`` says of a job that the plan for the same snapshot starts.
 STARTS_NOW = "nothing: there is room, it starts now"
+__all__ = [
+    "PAUSED",
+    "STARTS_NOW",
+    "UNKNOWN_MODEL",
+    "blocked_by_backoff",
+    "blocked_by_dependencies",
+    "blocked_by_hold",
+    "blocked_by_inventory",
+    "blocked_until",
+    "explain",
+]
+
 PAUSED = "the queue is paused; p104ctl resume lets it go on"
 
 
 def explain(snapshot: Snapshot, job: WaitingJob) -> Explanation:
     """Why ``job`` (in ``snapshot.waiting`` or not) does not start in ``plan(snapshot)``; ``STARTS_NOW`` if it does."""
     waiting = [other for other in snapshot.waiting if other.id != job.id]
+    if job.family is not None:
+        found = explain_model_job(msgspec.structs.replace(snapshot, waiting=(*waiting, job)), job, STARTS_NOW)
+        return msgspec.structs.replace(found, waiting_because=PAUSED) if snapshot.paused else found
     turn = Round(snapshot)
     if snapshot.paused:
         return Explanation(waiting_because=PAUSED, cards=_answers(turn, job))
-    if job.family is not None:
-        return explain_model_job(turn, [*waiting, job], job, STARTS_NOW)
     for other in in_order([*waiting, job]):
         if other.id == job.id:
             break
@@ -70,17 +83,19 @@ def _because(
     first = next((keep.reservation for keep in turn.keeps if keep.for_cards == (job.requirement.cards > 0)), None)
     if blocked is not None:
         return blocked.text if blocked.behind or mine is None else f"{blocked.text}{_first_for_host(turn, mine)}"
-    if mine is not None:
+    kept = _model_job_before(turn, mine)
+    if mine is not None and kept is None:
         return _first_in_line(turn, mine)
-    if _only_kept(turn, job):
-        if first is not None:
-            return (
-                f"waits behind job {first.job_id}, for which {names(turn.seats, first.cards)} {are(first.cards)} kept"
-            )
-        if turn.models is not None and turn.models.kept:
-            kept = turn.models.kept[0]
-            return f"waits behind job {kept.job_id}, for which {names(turn.seats, kept.cards)} {are(kept.cards)} kept"
+    before = kept if mine is not None or first is None else first
+    if before is not None and (mine is not None or _only_kept(turn, job)):
+        return f"waits behind job {before.job_id}, for which {names(turn.seats, before.cards)} {are(before.cards)} kept"
     return _no_room(turn, job, answers)
+
+
+def _model_job_before(turn: Round, mine: Reservation | None) -> KeptCards | None:
+    """The model job for which cards are kept, with ``mine`` some of those that are kept for this job after it."""
+    kept = () if turn.models is None else turn.models.kept
+    return next((each for each in kept if mine is None or not set(each.cards).isdisjoint(mine.cards)), None)
 
 
 class _Short(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from p104d.core.plan import CardRefusal, Explanation
-from p104d.core.snapshot import HostView, ModelFamily, WaitingJob
+from p104d.core.snapshot import HostView, ModelFamily, Snapshot, WaitingJob
 from p104d.core.units import format_size
 from p104d.policy.explain_words import are, grouped, names
 from p104d.policy.fit import Obstacle, Seat, both_sizes, cards_text, jobs_text, matches, model_text
@@ -14,27 +14,26 @@ from p104d.policy.residency_reasons import because
 from p104d.policy.residency_view import Ask, Decisions, Kept, Line
 from p104d.policy.schedule import Round, in_order
 
-UNKNOWN = "its model is not known yet"
+UNKNOWN_MODEL = "its model is not known yet"
 
 
-def explain_model_job(turn: Round, waiting: Sequence[WaitingJob], job: WaitingJob, starts_now: str) -> Explanation:
-    """Why ``job`` does not start in the plan for ``waiting``, which has it; ``starts_now`` if it does."""
-    for each in in_order(waiting):
-        turn.serve(each)
+def explain_model_job(snapshot: Snapshot, job: WaitingJob, starts_now: str) -> Explanation:
+    """Why ``job`` does not start in the plan for ``snapshot``, which has it; ``starts_now`` if it does."""
+    turn = Round(snapshot)
+    if not snapshot.paused:
+        for each in in_order(snapshot.waiting):
+            turn.serve(each)
     made = turn.finish()
     family = None if turn.models is None else turn.models.families.get(job.family or "")
     if turn.models is None or family is None:
-        return Explanation(waiting_because=UNKNOWN, cards=_same(turn, UNKNOWN))
+        same = tuple(CardRefusal(uuid=seat.view.uuid, refusal=UNKNOWN_MODEL) for seat in turn.seats)
+        return Explanation(waiting_because=UNKNOWN_MODEL, cards=same)
     answers = tuple(
         CardRefusal(uuid=seat.view.uuid, refusal=card_answer(turn, seat, job, family)) for seat in turn.seats
     )
     if any(start.job_id == job.id for start in made.starts):
         return Explanation(waiting_because=starts_now, cards=answers)
     return Explanation(waiting_because=_because(turn, turn.models, job, family, answers), cards=answers)
-
-
-def _same(turn: Round, text: str) -> tuple[CardRefusal, ...]:
-    return tuple(CardRefusal(uuid=seat.view.uuid, refusal=text) for seat in turn.seats)
 
 
 def card_answer(turn: Round, seat: Seat, job: WaitingJob, family: ModelFamily) -> str | None:
@@ -94,10 +93,20 @@ def _because(turn: Round, models: Models, job: WaitingJob, family: ModelFamily, 
     if not loads and family.key in models.turn.rig.short:
         has, wants = both_sizes(max(0, turn.ram_free_bytes), family.ram_bytes)
         return f"host memory: {has} free of the {wants} that loading {family.label} takes"
-    kept = any(each.job_id == job.id for each in models.kept)
+    kept = next((each for each in models.kept if each.job_id == job.id), None)
+    until = () if kept is None else _unsure(turn, kept.cards)
+    if kept is not None and until:
+        where = f"{names(turn.seats, kept.cards)} {are(kept.cards)} kept for it"
+        return f"{where} until {jobs_text(until)} end{'s' if len(until) == 1 else ''}"
     if not (loads or warm or kept) and sum(answer.refusal is None for answer in answers) < family.cards:
         return _no_room(turn, family, answers)
     return _as_residency_says(turn, models, job, family)
+
+
+def _unsure(turn: Round, cards: Sequence[str]) -> tuple[int, ...]:
+    """The commands on these cards of which nobody knows when they will end."""
+    seats = [seat for seat in turn.seats if seat.view.uuid in cards and (seat.model is None or not seat.model.job_id)]
+    return tuple({hold.job_id for seat in seats for hold in seat.holds if hold.ends_by is None})
 
 
 def never_fits(seats: Sequence[Seat], host: HostView, family: ModelFamily) -> str | None:

@@ -11,6 +11,11 @@ the next is first. A job that no end of ours would help (a card drained or missi
 nothing, and blocks nobody.
 
 Jobs with cards and jobs without meet only in host memory, so each kind keeps for its own first job.
+
+Jobs that run on models have their turn together: before each command, ``residency`` decides for the model jobs that
+come before it in the order, and at the end for all (``models.py``). Where there are only model jobs that is its own
+decision. What it keeps for a late model job no command gets; what is kept for a command takes no copy and serves
+no model job that comes after it. An idle copy blocks no command: it is unloaded, last of all those that are waited for.
 """
 
 from __future__ import annotations

@@ -114,10 +114,8 @@ class Supervisor:
         return attempt.keys_in(self._roots[kind], kind)
 
     def launch(self, spec: LaunchSpec) -> None:
-        """Start an attempt; what comes of it, a failure to start included, is told by events. Never raises OSError.
-
-        The attempt must be committed before: from here on it may run.
-        """
+        """Start an attempt, committed before; what comes of it, a failure to start included, is told by events. Never
+        raises OSError."""
         key = spec.key
         if key in self._watched:
             return  # under way already, and its events are on their way

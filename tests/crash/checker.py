@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+import asking
 from evidence import Attempt, Check, Evidence, Hold, Job
-from workload import KINDS, kind_of
+from workload import ENGINE, KINDS, kind_of
 
 ENDED = ("succeeded", "failed", "cancelled", "lost")
 #: The attempt's outcome that a job's final state must rest on.
 _OUTCOMES = {"succeeded": {"succeeded"}, "failed": {"failed"}, "lost": {"lost"}}
+
+#: Why a job on a model begins again, without anybody having to say that it may.
+SERVER_WORDS = ("its model server ended", "its model server stopped answering")
 
 # --- the checks ----------------------------------------------------------------------------------------------------
 
@@ -70,6 +74,8 @@ def again(e: Evidence) -> Iterator[str]:
             if before.ended_at is not None and after.placed_at < before.ended_at - 0.001:
                 yield f"{job.id} attempt {after.number} was placed before attempt {before.number} ended"
             if before.outcome == "revoked" or (before.outcome == "lost" and job.idempotent):
+                continue
+            if kind_of(job.name) in ENGINE and before.outcome == "failed" and before.reason in SERVER_WORDS:
                 continue
             if before.outcome == "failed" and failures < job.retries:
                 failures += 1
@@ -136,10 +142,13 @@ def codes(e: Evidence) -> Iterator[str]:
     """Each job ended as its kind ends, and as it said itself; a loss needs a dead shim."""
     for key, made in e.attempts.items():
         yield from _losses(e, key, made)
-        yield from _own_words(e, key, made)
+        if kind_of(e.jobs[key[0]].name) not in ENGINE:
+            yield from _own_words(e, key, made)
     blamed = {job for job, needed in e.needs if e.jobs[needed].state != "succeeded"}
     for job in e.jobs.values():
-        if job.state in ("succeeded", "failed") and job.id not in blamed:
+        if kind_of(job.name) in ENGINE:
+            yield from _asked(e, job)
+        elif job.state in ("succeeded", "failed") and job.id not in blamed:
             yield from _as_its_kind(job)
         elif job.state == "cancelled" and job.id not in blamed and not _may_be_cancelled(e, job):
             yield f"{job.id} ({job.name}) is cancelled ({job.reason}), and nobody asked"
@@ -175,6 +184,40 @@ def _as_its_kind(job: Job) -> Iterator[str]:
         yield f"{job.id} ({job.name}) is {job.state} {job.exit_code} ({job.reason}), not {state} {code}"
     elif reason and not (job.reason or "").startswith(reason):
         yield f"{job.id} ({job.name}) is {job.state} because of {job.reason!r}, not {reason!r}"
+
+
+def _asked(e: Evidence, job: Job) -> Iterator[str]:
+    """A job on a model succeeds, unless somebody cancels it, or kills its runner, or a server that is being loaded."""
+    if job.state == "cancelled":
+        if job.id not in e.stopped:
+            yield f"{job.id} ({job.name}) is cancelled ({job.reason}), and nobody asked"
+    elif job.state == "failed":
+        killed = e.blows["server"] + e.blows["runner"]
+        if not killed or not any(words in (job.reason or "") for words in ("signal 9", *SERVER_WORDS)):
+            yield f"{job.id} ({job.name}) is failed ({job.reason}), and nobody killed its runner or its server"
+    elif job.state == "lost":
+        yield f"{job.id} ({job.name}) is lost ({job.reason}), and may run again"
+
+
+def answered(e: Evidence) -> Iterator[str]:
+    """Each request has one answer on file where its job succeeded, and never two."""
+    for job in e.jobs.values():
+        if kind_of(job.name) not in ENGINE:
+            continue
+        found = e.answers.get(job.name, Counter())
+        if job.state == "succeeded" and found != Counter(asking.IDS):
+            yield f"{job.id} ({job.name}) succeeded, and its requests have {dict(found)} answers"
+        elif any(count > 1 for count in found.values()):
+            yield f"{job.id} ({job.name}) has answers twice: {dict(found)}"
+
+
+def copies(e: Evidence) -> Iterator[str]:
+    """Every copy of a model is gone after the end, and none ever was on a card with somebody else."""
+    for copy in e.copies:
+        if copy.state != "gone":
+            yield f"0: copy {copy.id} of {copy.label} is {copy.state} for ever ({copy.reason})"
+    for line in e.conflicts:
+        yield f"0: a model server met somebody else on its card: {line}"
 
 
 def _may_be_cancelled(e: Evidence, job: Job) -> bool:
@@ -228,7 +271,7 @@ def quiet(e: Evidence) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
-    kept, final, once, again, runs, cards, alone, codes, promised, dependents, whole, gone, quiet,
+    kept, final, once, again, runs, cards, alone, codes, answered, copies, promised, dependents, whole, gone, quiet,
 )  # fmt: skip
 
 

@@ -72,6 +72,14 @@ class Process(NamedTuple):
     def is_sensor(self) -> bool:
         return "p104d.hardware.sensor" in self.command
 
+    @property
+    def is_server(self) -> bool:
+        return "/llama-server --model" in self.command
+
+    @property
+    def is_runner(self) -> bool:
+        return "p104d.engines.batch" in self.command
+
 
 def process(pid: int) -> Process | None:
     """What /proc says of a living process; None of one that is gone, or a zombie."""
@@ -194,7 +202,8 @@ class CrashRig:
         self._lives: list[Daemon] = []
         #: How long jobs may take to come to their end; a test of what never ends shortens it.
         self.patience = PATIENCE
-        (self.folder / "config.toml").write_text(CONFIG)
+        models = f'[models]\nllama_server = "{self.folder}/llama-server"\nload_timeout = "20s"\n'
+        (self.folder / "config.toml").write_text(CONFIG + models)
         (self.folder / "work").mkdir()
         if template is not None:
             shutil.copytree(template, self.store)

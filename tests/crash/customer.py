@@ -42,6 +42,7 @@ class Customer:
 
     def cancel(self, job: int) -> bool:
         """Whether it was acknowledged."""
+        self.ledger.note(what="cancel asked", job=job)
         if self._ask("jobs/cancel", {"ids": [job]}) is None:
             return False
         self.ledger.note(what="cancelled", job=job)
@@ -136,6 +137,7 @@ class Customer:
         keeper.ask("reap", pid=0)
         left = [f"process {each.pid}: {each.command[:200]}" for each in keeper.family()]
         left += [f"cgroup {path}" for path in self.rig.cgroups()]
+        left += [f"the socket's folder {path}" for path in self.rig.folder.glob("models-*/*")]
         for path in self.rig.folder.rglob("*"):
             if path.is_socket() and _is_heard(str(path)):
                 left.append(f"somebody listens on {path}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import asking
 from workload import read_ledger
 
 from p104d.processes import attempt as folders
@@ -62,6 +63,15 @@ class Hold(NamedTuple):
     exclusive: bool
 
 
+class Copy(NamedTuple):
+    """A copy of a model that was loaded, or was to be."""
+
+    id: int
+    label: str
+    state: str
+    reason: str | None
+
+
 @dataclass
 class Evidence:
     """All that is known after the end. ``shims`` says which process ran an attempt, ``killed`` which were killed by us;
@@ -84,6 +94,15 @@ class Evidence:
     killed: set[tuple[int, int]] = field(default_factory=set)
     left: list[str] = field(default_factory=list)
     log: str = ""
+    answers: dict[str, Counter[str]] = field(default_factory=dict)
+    """By the name of a job that asked a model, how often each request has an answer."""
+    copies: list[Copy] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
+    """What model servers noted of cards that somebody else held."""
+    stopped: set[int] = field(default_factory=set)
+    """Jobs that somebody wanted to cancel, acknowledged or not."""
+    blows: Counter[str] = field(default_factory=Counter)
+    """How many processes of each kind were killed."""
 
     @property
     def starts(self) -> Counter[Check]:
@@ -110,6 +129,7 @@ def read_effects(path: Path) -> list[Effect]:
 def gather(ledger: Path, effects: Path, store: Path) -> Evidence:
     """Read everything there is of a rig whose daemon has stopped."""
     e = Evidence(effects=read_effects(effects))
+    e.answers, e.conflicts = asking.answers(effects.parent), list(asking.conflicts(effects.parent))
     for entry in read_ledger(ledger):
         _take_entry(e, entry)
     connection = sqlite3.connect(f"file:{store}/queue.db?mode=ro", uri=True)
@@ -148,6 +168,9 @@ def _take_entry(e: Evidence, entry: Mapping[str, Any]) -> None:
             e.retried[entry["job"]] += 1
         case "killed":
             e.killed.add((entry["pid"], entry["start"]))
+            e.blows[entry.get("kind", "shim")] += 1
+        case "cancel asked":
+            e.stopped.add(entry["job"])
         case "wrong":
             e.refused_wrongly.append(entry["text"])
 
@@ -178,6 +201,7 @@ def _take_database(e: Evidence, connection: sqlite3.Connection) -> None:
         e.holds.append(Hold(*tuple(row)[:4], exclusive=bool(row["exclusive"])))
     e.capacity = dict(map(tuple, connection.execute("SELECT uuid, proven_bytes FROM cards")))
     e.needs = list(map(tuple, connection.execute(_NEEDS)))
+    e.copies = [Copy(*row) for row in connection.execute("SELECT id, label, state, reason FROM instances")]
     e.counts = dict(map(tuple, connection.execute("SELECT state, jobs FROM state_counts")))
 
 

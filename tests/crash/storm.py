@@ -8,16 +8,21 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Mapping, Sequence
 
 from crash_rig import CrashRig, Process, eventually
 from customer import Customer
 from evidence import Evidence
-from workload import Maker, kind_of
+from workload import CHAINS, ORDINARY, Maker, kind_of
 
 from p104d.core.errors import P104Error
 
 #: Of each hundred kills. The daemon's death is the matter; the others' is what makes its recovery hard.
 VICTIMS = {"daemon": 70, "shim": 20, "sensor": 5, "zygote": 5}
+#: Of a storm over models.
+MODEL_VICTIMS = {"daemon": 60, "server": 15, "runner": 10, "shim": 15}
+#: What the client cancels now and then.
+_STOPPED = ("cancelled", "asks")
 #: The client does not run away from a rig that is dead most of the time.
 _MOST_ACTIVE = 24
 #: How a disk fails under a daemon, for the interposer: calls, and where. What a shim writes is not concerned: a record
@@ -42,13 +47,24 @@ def weather(source: random.Random) -> str:
 
 
 class Storm:
-    """``kills`` SIGKILLs, chosen by ``source``; with ``failing``, of daemons whose disk fails too."""
+    """``kills`` SIGKILLs, chosen by ``source`` among ``victims``, while there are jobs of ``kinds``; with ``failing``,
+    of daemons whose disk fails too."""
 
-    def __init__(self, rig: CrashRig, source: random.Random, kills: int, *, failing: bool = False) -> None:
+    def __init__(
+        self,
+        rig: CrashRig,
+        source: random.Random,
+        kills: int,
+        *,
+        failing: bool = False,
+        victims: Mapping[str, int] = VICTIMS,
+        kinds: Sequence[str] = (*ORDINARY, *CHAINS),
+    ) -> None:
         self.rig, self._random, self._kills, self._failing = rig, source, kills, failing
+        self._victims, self._kinds = victims, kinds
         self.customer = Customer(rig, failing=failing)
         self.refused_to_start = 0
-        self.killed = dict.fromkeys(VICTIMS, 0)
+        self.killed = dict.fromkeys(victims, 0)
         self._over = threading.Event()
         self._problem: BaseException | None = None
 
@@ -101,7 +117,7 @@ class Storm:
             self.rig.daemon.kill()
 
     def _kill(self) -> None:
-        [kind] = self._random.choices(list(VICTIMS), list(VICTIMS.values()))
+        [kind] = self._random.choices(list(self._victims), list(self._victims.values()))
         assert self.rig.daemon is not None
         if kind == "daemon":
             self._die()
@@ -112,7 +128,7 @@ class Storm:
                 return
             victim = self._random.choice(found)
             # Noted first: what dies of it may be seen before we come to write.
-            self.customer.ledger.note(what="killed", pid=victim.pid, start=victim.start)
+            self.customer.ledger.note(what="killed", pid=victim.pid, start=victim.start, kind=kind)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim.pid, signal.SIGKILL)
         self.killed[kind] += 1
@@ -122,6 +138,8 @@ class Storm:
         family = self.rig.keeper.family()
         if kind == "sensor":
             return [each for each in family if each.is_sensor]
+        if kind in ("server", "runner"):
+            return [each for each in family if (each.is_server if kind == "server" else each.is_runner)]
         zygotes = {each.pid for each in family if each.is_shim_like and each.parent == self.rig.daemon.pid}
         if kind == "zygote":
             return [each for each in family if each.pid in zygotes]
@@ -133,7 +151,7 @@ class Storm:
 
     def _client(self, source: random.Random) -> None:
         try:
-            maker = Maker(self.customer.folder, source)
+            maker = Maker(self.customer.folder, source, self._kinds)
             chained: set[int] = set()
             while not self._over.is_set():
                 try:
@@ -148,7 +166,7 @@ class Storm:
         customer = self.customer
         active = customer.states()
         what = source.random()
-        going = [job for job in active if kind_of(customer.jobs.get(job, "")) == "cancelled"]
+        going = [job for job in active if kind_of(customer.jobs.get(job, "")) in _STOPPED]
         if going and what < 0.25:
             customer.cancel(source.choice(going))
         elif what < 0.30 and (

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import asking
+
 #: ``$1`` is the rest of a line. One printf is one write.
 PROLOGUE = """
 note() { printf '%s\\n' "$1 $P104_JOB_ID $P104_ATTEMPT $P104_CARDS" >> "$EFFECTS"; }
@@ -63,9 +65,18 @@ KINDS: dict[str, Kind] = {
     "gate": Kind('n=0; while [ ! -e "$LOCKS/../go" ] && [ $((n += 1)) -lt 3000 ]; do sleep 0.02; done; leave 0', {}),
     "fill": Kind('head -c 1000000 /dev/zero > "$LOCKS/../../state/jobs/fill" 2> /dev/null; leave 7', {}, "failed", 7),
     "flood": Kind("head -c 200000 /dev/zero; leave 0", {"cards": 0}),
+    "all": Kind("leave 0", {"cards": 4}),
+    "red": Kind(None, asking.engine("red")),
+    "blue": Kind(None, asking.engine("blue")),
+    "asks": Kind(None, asking.engine("slow")),
+    "wide": Kind(None, asking.engine("wide", cards=2)),
 }
+#: Jobs on models.
+ENGINE = tuple(kind for kind, made in KINDS.items() if "engine" in made.spec)
 #: What a storm is made of: all but those that wait for a test's hand or its surroundings.
-ORDINARY = tuple(kind for kind in KINDS if kind not in ("gate", "fill"))
+ORDINARY = tuple(kind for kind in KINDS if kind not in ("gate", "fill", "all", *ENGINE))
+#: What a storm over models is made of: commands that take their cards, too.
+MODELS = (*ENGINE, "red", "blue", "ok", "gang", "shared", "cpu", "code", "all", "cancelled")
 #: These are submitted together: a job, and one that waits for it.
 CHAINS: dict[str, tuple[str, str]] = {"then": ("slow", "ok"), "never": ("code", "ok")}
 
@@ -73,6 +84,8 @@ CHAINS: dict[str, tuple[str, str]] = {"then": ("slow", "ok"), "never": ("code", 
 def document(kind: str, name: str, folder: Path, after: Sequence[str] = ()) -> dict[str, Any]:
     """One document of a submission: a job of ``kind``. ``folder`` holds effects and locks."""
     made = KINDS[kind]
+    if kind in ENGINE:
+        return {"name": name, "cwd": str(folder), "output": f"{name}.out", **made.spec} | _after(after)
     env = {
         "EFFECTS": str(folder / "effects"),
         "LOCKS": str(folder / "locks"),
@@ -82,9 +95,11 @@ def document(kind: str, name: str, folder: Path, after: Sequence[str] = ()) -> d
     spec: dict[str, Any] = {"name": name, "cwd": str(folder), **made.spec, "env": env}
     if made.body is not None:
         spec["command"] = PROLOGUE + made.body
-    if after:
-        spec["after"] = list(after)
-    return spec
+    return spec | _after(after)
+
+
+def _after(names: Sequence[str]) -> dict[str, Any]:
+    return {"after": list(names)} if names else {}
 
 
 def request(documents: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
@@ -101,13 +116,13 @@ def kind_of(name: str) -> str:
 class Maker:
     """Makes submissions, named by kind and number; seeded."""
 
-    def __init__(self, folder: Path, source: random.Random, kinds: Sequence[str] = ORDINARY) -> None:
+    def __init__(self, folder: Path, source: random.Random, kinds: Sequence[str] = (*ORDINARY, *CHAINS)) -> None:
         self._folder, self._random, self._kinds = folder, source, list(kinds)
         self._count = 0
 
     def next(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The documents of one submission: of ``kind``, or of any."""
-        chosen = kind or self._random.choice([*self._kinds, *CHAINS])
+        chosen = kind or self._random.choice(self._kinds)
         self._count += 1
         if chosen in CHAINS:
             first, second = CHAINS[chosen]

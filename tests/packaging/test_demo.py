@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,8 @@ import pytest
 from packaging_support import ROOT
 
 from p104d.api.spec import Context, Document, ParsedDocument, parse_submission
+from p104d.engines.batch_input import Request, requests
+from p104d.engines.batch_output import line_of
 from p104d.engines.measure import OutputParser
 from p104d.hardware import rigfile
 
@@ -27,14 +28,15 @@ def test_jobs_are_of_every_kind() -> None:
     found = jobs()
     assert found["gang"].spec.cards == 2
     assert len(found["picture"].jobs) == 3
-    assert found["summary"].spec.after == ("inference",)
+    assert found["summary"].spec.after == ("ask",)
+    assert found["ask"].spec.engine is not None and len(found["ask"].jobs) == 6
     assert found["broken"].spec.retries > 0
     assert sum(parsed.spec.vram_bytes or 0 for name, parsed in found.items() if name.startswith("half")) < 8 * 2**30
 
 
 def test_programs_named_by_jobs_exist() -> None:
     for name, parsed in jobs().items():
-        if parsed.spec.command[0] == "python3":
+        if parsed.spec.command[:1] == ("python3",):
             assert (DEMO / parsed.spec.command[1]).is_file(), name
 
 
@@ -61,26 +63,33 @@ def test_picture_is_rendered_and_measured(tmp_path: Path) -> None:
     assert speeds["iterations_per_second"] > 0
 
 
-def test_language_model_answers_and_is_measured(tmp_path: Path) -> None:
+def test_questions_are_requests() -> None:
+    with open(DEMO / "prompts.jsonl", "rb") as file:
+        found = [*requests(file)]
+    assert len(found) == 5 and all(isinstance(each, Request) for each in found)
+    assert {each.url for each in found if isinstance(each, Request)} > {"/v1/chat/completions"}
+
+
+def test_language_model_is_tried(tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="the extra `llama` is not installed")
     pytest.importorskip("xllamacpp", reason="the extra `llama` is not installed")
-    model, answers = tmp_path / "tiny.gguf", tmp_path / "answers.jsonl"
-    subprocess.run([sys.executable, str(DEMO / "tiny_gguf.py"), str(model)], check=True)
+    model = tmp_path / "tiny.gguf"
+    subprocess.run([sys.executable, str(DEMO / "llama" / "tiny_model.py"), str(model), "7"], check=True)
     assert model.read_bytes()[:4] == b"GGUF"
-    command = [sys.executable, str(DEMO / "llama_run.py"), "--model", str(model), "--output", str(answers)]
-    command += ["--input", str(DEMO / "prompts.jsonl"), "--tokens", "16"]
-    done = subprocess.run(command, capture_output=True, check=True, timeout=120)
+    attempt = [sys.executable, str(DEMO / "llama" / "llama_try.py"), str(model)]
+    assert subprocess.run(attempt, capture_output=True, timeout=120).returncode == 0
+    model.write_bytes(b"GGUF" + b"\xff" * 100)
+    assert subprocess.run(attempt, capture_output=True, timeout=120).returncode == 1
 
-    asked = [json.loads(line)["custom_id"] for line in (DEMO / "prompts.jsonl").read_bytes().split(b"\n") if line]
-    lines = [json.loads(line) for line in answers.read_bytes().split(b"\n") if line]
-    assert [line["custom_id"] for line in lines] == asked
-    assert all(line["timings"]["predicted_n"] == 16 for line in lines)
 
-    parser = OutputParser(["llama.cpp"])
-    parser.feed(done.stdout + done.stderr)
-    found = {one.name: one.value for one in parser.result()}
-    assert found["generation_tokens"] >= 16 * (len(asked) - 1)
-    assert found["generation_tokens_per_second"] > 0
-
-    summary = subprocess.run([sys.executable, str(DEMO / "summary.py"), str(answers)], capture_output=True, check=True)
-    assert f"{len(asked)} requests, {16 * len(asked)} tokens".encode() in summary.stdout
+def test_answers_are_summed_up(tmp_path: Path) -> None:
+    timings = {"predicted_n": 16, "predicted_ms": 8.0}
+    lines = [
+        line_of("1", custom_id="a", line=1, timings=timings),
+        line_of("2", custom_id="b", line=2, timings=timings),
+        line_of("3", custom_id="c", line=3, error={"code": "http_400", "message": "no"}),
+    ]
+    answers = tmp_path / "answers.jsonl"
+    answers.write_bytes(b"".join(lines))
+    done = subprocess.run([sys.executable, str(DEMO / "summary.py"), str(answers)], capture_output=True, check=True)
+    assert b"2 answers, 32 tokens, 2000 tokens/s" in done.stdout and b"\n2 answers in all" in done.stdout

@@ -112,9 +112,11 @@ def test_whole_demo(demo: Demo) -> None:
     assert demo.text.count("$ p104ctl status") == 3
     assert re.search(r"broken .*failed .*exit code 3", demo.text)
     assert re.search(r"picture +iterations_per_second +[0-9.]+ it/s", demo.text)
-    if "no inference in this demo" not in demo.text:
-        assert re.search(r"inference +generation_tokens_per_second +[0-9.]+ tokens/s", demo.text)
-        assert "llama" in demo.text
+    if "no language models in this demo" not in demo.text:
+        assert re.search(r"ask +generation_tokens_per_second +[0-9.]+ tokens/s", demo.text)
+        assert demo.text.count("$ p104ctl models") == 2 and re.search(r"haiku .*busy, job|prose .*busy, job", demo.text)
+        assert re.search(r"haiku .*ready .*in 1[45]m", demo.text)
+        assert "30 answers in all" in demo.text and "6 jobs on 2 models" in demo.text
     assert demo.left() == []
 
 
@@ -129,17 +131,17 @@ def test_interrupted_demo_leaves_nothing_behind(demo: Demo) -> None:
     assert demo.left() == []
 
 
-def test_demo_goes_on_without_llama() -> None:
+def test_demo_goes_on_without_llama(tmp_path: Path) -> None:
     """A processor that the llama.cpp package was not built for ends the attempt with SIGILL."""
     from demo.__main__ import llama_runs
     from demo.daemon import DemoDaemon
 
     with DemoDaemon(simulated=True) as daemon:
         killed = "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"
-        (daemon.work / "tiny_gguf.py").write_text("")
-        (daemon.work / "llama_run.py").write_text(killed)
-        assert llama_runs(daemon) is False
-        (daemon.work / "llama_run.py").write_text("")
-        assert llama_runs(daemon) is True
+        (tmp_path / "tiny_model.py").write_text("")
+        (tmp_path / "llama_try.py").write_text(killed)
+        assert llama_runs(daemon, tmp_path) is False
+        (tmp_path / "llama_try.py").write_text("")
+        assert llama_runs(daemon, tmp_path) is True
         folder = daemon.folder
     assert not folder.exists()

@@ -25,7 +25,10 @@ def test_units_are_neither_lost_nor_run_twice_under_kills(machine: Machine) -> N
     with settings_of(machine, "RestartSec=50ms"):
         machine.run("install", "-m", "666", "/dev/null", "/run/lock/storm")
         jobs, killed = set[int](), set[int]()
-        while len(jobs) < KILLS:
+        for _ in range(KILLS):
+            # Some kills come during the start and the recovery.
+            if source.random() < 0.7:
+                wait_for(machine.answers, STEP_SECONDS)
             made = machine.ctl("run", "--detach", "--vram", "1GiB", "--", "sh", "-c", NOTING)
             if made.returncode == 0:
                 jobs.add(int(made.stdout))
@@ -39,7 +42,7 @@ def test_units_are_neither_lost_nor_run_twice_under_kills(machine: Machine) -> N
         listed = json.loads(machine.ctl("list", "--state", "all", "--limit", "5000", "--json").stdout)["jobs"]
         ran = Counter(map(int, machine.run("cat", "/run/lock/storm").stdout.split()))
     ended = {job["id"]: (job["state"], job["exit_code"]) for job in listed if job["id"] >= min(jobs)}
-    assert jobs <= set(ended), "what was acknowledged is there"
+    assert len(jobs) > KILLS // 2 and jobs <= set(ended), "what was acknowledged is there"
     for job, (state, code) in ended.items():
         lost = state == "lost" and job in killed
         assert lost or (code == job % 7 and state == ("failed" if code else "succeeded")), (job, state, code)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from packaging_support import ROOT
 
+from p104d.daemon.config import ModelsConfig
+from p104d.daemon.server_launch import KIND
 from p104d.processes.attempt import Key
 from p104d.processes.launchers import unit_of
 
@@ -86,14 +88,15 @@ def test_folders_are_the_ones_the_daemon_uses() -> None:
     assert str(where.runtime) == f"/run/{unit['RuntimeDirectory'][0]}"
 
 
-def test_uninstall_names_the_units_of_jobs() -> None:
+def test_uninstall_names_the_units_of_jobs_and_model_servers() -> None:
     pattern = re.search(r"systemctl stop '(.*)'", (ROOT / "tools" / "uninstall.sh").read_text())
     assert pattern
-    assert re.fullmatch(pattern[1].replace("*", ".*"), unit_of(Key("job", 12, 1)))
+    for kind in ("job", KIND):
+        assert re.fullmatch(pattern[1].replace("*", ".*"), unit_of(Key(kind, 12, 1)))
 
 
 @pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed")
-def test_sysusers_makes_the_groups(tmp_path: Path) -> None:
+def test_sysusers_makes_the_groups_and_the_user_of_models(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     subprocess.run(
         ["systemd-sysusers", f"--root={tmp_path}", str(ROOT / "systemd" / "p104d.sysusers.conf")],
@@ -101,7 +104,17 @@ def test_sysusers_makes_the_groups(tmp_path: Path) -> None:
         capture_output=True,
     )
     groups = [line.split(":")[0] for line in (tmp_path / "etc" / "group").read_text().splitlines()]
-    assert groups == ["p104", "p104-admin", "p104-model"]
+    assert sorted(groups) == ["p104", "p104-admin", "p104-model"]
+    [user] = (tmp_path / "etc" / "passwd").read_text().splitlines()
+    name, _, _, _, _, home, shell = user.split(":")
+    assert (name, home) == ("p104-model", "/") and shell.endswith("nologin")
+
+
+def test_user_of_models_is_the_configurations_own() -> None:
+    """The same name, too, where systemd is not there to make it."""
+    line = f"u {ModelsConfig().user} - "
+    assert any(each.startswith(line) for each in (ROOT / "systemd" / "p104d.sysusers.conf").read_text().splitlines())
+    assert re.search(rf"useradd --system .* {ModelsConfig().user}$", (ROOT / "tools" / "install.sh").read_text(), re.M)
 
 
 def test_groups_are_those_the_code_asks_for() -> None:

@@ -1,8 +1,8 @@
-"""A real GGUF of 0.5 MB for tests: a llama with random weights, as any llama.cpp loads it.
+"""A real GGUF of 0.5 MB for the demo and the tests: a llama with random weights, as any llama.cpp loads it.
 
     path = write("/tmp/x/tiny.gguf")                  # needs gguf and numpy (extra `llama`); 30 ms
     path = write("/tmp/x/other.gguf", seed=2)         # another model: another file, other answers
-    python tests/support/tiny_model.py tiny.gguf [SEED]
+    python demo/llama/tiny_model.py tiny.gguf [SEED]
 
 Tokens are bytes and printable ASCII: a word of four letters is five tokens. It answers nonsense, and ends where
 ``n_predict`` ends (its end token comes up by chance: pass ``ignore_eos``).
@@ -12,6 +12,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import gguf
 
 #: Heads of 32 values: a quantized cache comes in blocks of so many.
 CONTEXT, EMBEDDING, HEADS, KV_HEADS, LAYERS, FEED_FORWARD = 2048, 64, 2, 1, 4, 192
@@ -45,7 +49,7 @@ def write(path: str | Path, *, seed: int = 104, name: str = "tiny-random-llama",
     return Path(path)
 
 
-def _vocabulary(writer) -> int:  # type: ignore[no-untyped-def]
+def _vocabulary(writer: gguf.GGUFWriter) -> int:
     """Specials, a token a byte, and what can be printed: every input can be tokenized. Returns how many."""
     pieces = [(b"<unk>", UNKNOWN), (b"<s>", CONTROL), (b"</s>", CONTROL)]
     pieces += [(f"<0x{value:02X}>".encode(), BYTE) for value in range(256)]
@@ -60,7 +64,7 @@ def _vocabulary(writer) -> int:  # type: ignore[no-untyped-def]
     return len(pieces)
 
 
-def _weights(writer, tokens: int, seed: int) -> None:  # type: ignore[no-untyped-def]
+def _weights(writer: gguf.GGUFWriter, tokens: int, seed: int) -> None:
     """Random, and small enough that nothing overflows; norms are ones."""
     import numpy as np
 

@@ -1,11 +1,13 @@
-"""llama-server for tests: its option names over the same C++ server, which the package ``xllamacpp`` embeds.
+"""llama-server for the demo and the tests: its option names over the same C++ server, which the package ``xllamacpp``
+embeds.
 
-    python tests/support/llama_server.py --model tiny.gguf --host /tmp/x/s.sock --ctx-size 1024 --parallel 4
+    python demo/llama/llama_server.py --model tiny.gguf --host /tmp/x/s.sock --ctx-size 1024 --parallel 4
     path = command("/tmp/x")       # an executable /tmp/x/llama-server, where a program by name is wanted
 
 As the real one: a ``--host`` that ends in ``.sock`` is a Unix socket, an unknown option or a model that cannot be
 loaded ends it with 1 and llama.cpp's own messages, SIGTERM and SIGINT end it with 0; built without a GPU, it warns of
-``--gpu-layers`` and serves. It computes with one thread unless told otherwise: tests share few processors.
+``--gpu-layers`` and serves. It computes with one thread unless told otherwise: several wait
+for each other at every layer, which takes for ever on a host with other work.
 Of llama-server's variables it knows those of VARIABLES. ``TEST_LOAD_SECONDS`` in the environment makes it take longer
 until it listens.
 """
@@ -104,7 +106,7 @@ def _pooling(params: Any, xlc: Any, text: str) -> None:
 
 
 def _on_off(name: str) -> Setter:
-    def put(params: Any, xlc: Any, text: str) -> None:
+    def put(params: Any, _xlc: Any, text: str) -> None:
         if text not in ("on", "off"):
             raise UsageError("invalid value")
         setattr(params, name, text == "on")
