@@ -21,6 +21,8 @@ from p104d.daemon.models import Bad
 _MOST_LOOKS = 16
 #: A header takes a tenth of a second; a person waits no longer than this for a disk that is asleep.
 _PATIENCE_SECONDS = 5.0
+#: Nor do all documents together keep a submission's turn from others for longer.
+_ALL_SECONDS = 120.0
 
 
 class EngineIntake:
@@ -30,9 +32,17 @@ class EngineIntake:
         self._loop = loop
 
     async def check(self, caller: Caller, parsed: list[ParsedDocument]) -> tuple[list[ParsedDocument], list[str]]:
-        """Raises RefusedError for a model that this rig can never hold."""
+        """Raises RefusedError for a model that this rig can never hold, or where looking at all takes too long."""
         warnings: list[str] = []
-        return [await self._one(caller, each, warnings) if each.spec.engine else each for each in parsed], warnings
+        try:
+            async with asyncio.timeout(_ALL_SECONDS):
+                found = [await self._one(caller, each, warnings) if each.spec.engine else each for each in parsed]
+        except TimeoutError:
+            raise RefusedError(
+                f"the models of {len(parsed)} documents could not be looked at within {_ALL_SECONDS:.0f} s",
+                mend="submit fewer at once",
+            ) from None
+        return found, warnings
 
     async def _one(self, caller: Caller, parsed: ParsedDocument, warnings: list[str]) -> ParsedDocument:
         looks: dict[str, tuple[EngineSpec, Mapping[str, str]]] = {}

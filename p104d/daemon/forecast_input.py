@@ -162,7 +162,7 @@ class _Reader:
             self._never[number] = "its model is being looked at; ask again in a moment"
             self._unlooked[requirement.model.path, requirement.model.uid] = None
         elif isinstance(found, Bad):
-            self._never[number] = f"can never run here: {found.text}" if found.never else found.text
+            self._never[number] = found.public
         else:
             self._known[number] = found.family.key
             self._families[found.family.key] = found.family

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
@@ -34,7 +35,10 @@ _LINK_BYTES_PER_SECOND = 0.7e9
 _AGAIN_SECONDS = 10.0
 #: A load takes longer. What was seen longer ago than this is looked at again before one.
 FRESH_SECONDS = 5.0
+#: Of one user's models: more are forgotten, and looked at again when their jobs come up, so many a minute at most.
 _MOST_KNOWN = 512
+MOST_A_MINUTE = 120
+_MINUTE = 60.0
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +60,11 @@ class Bad(msgspec.Struct, frozen=True):
 
     text: str
     never: bool = False
+
+    @property
+    def public(self) -> str:
+        """As everybody may know it: of a file that is at fault neither its path nor what is wrong with it."""
+        return f"can never run here: {self.text}" if self.never else "its model cannot be used"
 
 
 class _Look(msgspec.Struct):
@@ -84,9 +93,13 @@ class Models:
         self._looks: dict[tuple[str, int], _Look] = {}
         self._tasks: dict[tuple[str, int], asyncio.Task[_Look]] = {}
         self._fits: dict[tuple[object, ...], Fit | Misfit] = {}
+        self._begun: dict[int, deque[float]] = {}
+        self._later: asyncio.TimerHandle | None = None
 
     async def close(self) -> None:
         """End the looks that are under way."""
+        if self._later is not None:
+            self._later.cancel()
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -109,8 +122,10 @@ class Models:
             del self._looks[key]
 
     def _keep(self, key: tuple[str, int], found: _Look) -> None:
-        while len(self._looks) >= _MOST_KNOWN:
-            del self._looks[next(iter(self._looks))]
+        self._looks.pop(key, None)
+        own = [each for each in self._looks if each[1] == key[1]]
+        for oldest in own[: max(0, len(own) + 1 - _MOST_KNOWN)]:
+            del self._looks[oldest]
         self._looks[key] = found
         self._wake()
 
@@ -156,9 +171,25 @@ class Models:
         return bool(parts) and await self._prober.readable(parts, who) is False
 
     def _begin_look(self, key: tuple[str, int]) -> None:
-        if key not in self._tasks:
+        if key not in self._tasks and self._may_look(key[1]):
             task = self._tasks[key] = asyncio.get_running_loop().create_task(self._look(*key, None))
             task.add_done_callback(lambda done: self._looked(key, done))
+
+    def _may_look(self, uid: int) -> bool:
+        """Whether it is this user's turn; otherwise ``wake`` follows. A queue of thousands of models is one user's own
+        trouble, and keeps no processor busy with looking."""
+        now = self._monotonic()
+        begun = self._begun.setdefault(uid, deque(maxlen=MOST_A_MINUTE))
+        if len(begun) < MOST_A_MINUTE or now - begun[0] >= _MINUTE:
+            begun.append(now)
+            return True
+        if self._later is None:
+            self._later = asyncio.get_running_loop().call_later(_MINUTE - (now - begun[0]), self._wake_later)
+        return False
+
+    def _wake_later(self) -> None:
+        self._later = None
+        self._wake()
 
     def _looked(self, key: tuple[str, int], done: asyncio.Task[_Look]) -> None:
         self._tasks.pop(key, None)

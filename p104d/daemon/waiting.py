@@ -77,8 +77,8 @@ class Explainer:
         if found is None:
             return "its model is being looked at"
         if isinstance(found, Bad):
-            seen = f": {found.text}" if may_see(self._caller, requirement.model.uid) else ""
-            return f"can never run here{seen}" if found.never else f"its model cannot be used{seen}"
+            seen = not found.never and may_see(self._caller, requirement.model.uid)
+            return f"{found.public}: {found.text}" if seen else found.public
         return found
 
     def asks_cards(self, row: Any) -> bool:

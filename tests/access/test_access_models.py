@@ -190,6 +190,16 @@ def test_others_do_not_learn_paths(models: ModelSystem) -> None:
         seen.append(models.as_user(user).get("/v1/jobs?state=all").body)
         text = json.dumps(seen)
         assert "secret-name" not in text and "secret-input.jsonl" not in text, text
+    # Nor while such a job waits: those who ask why, and when.
+    assert models.as_user(CAROL).post("/v1/pause").status == 200
+    waiting = models.batch(ALICE, models.home(ALICE) / "secret-name.gguf", "four")
+    for user, told in ((BOB, False), (ALICE, True)):
+        asks = models.as_user(user)
+        seen = [asks.post(f"/v1/jobs/{verb}", ids=[waiting]).body for verb in ("show", "explain")]
+        assert all(("secret-name" in json.dumps(each)) == told for each in seen), seen
+        assert "cannot be used" in seen[1]["jobs"][0]["waiting_because"], seen
+        assert "secret-name" not in json.dumps(asks.get("/v1/plan").body)
+    assert models.as_user(CAROL).post("/v1/resume").status == 200
     hers = models.as_user(ALICE).get("/v1/models").body["models"]
     assert str(private) in [each["path"] for each in hers]
 

@@ -234,7 +234,7 @@ def test_computing_without_a_card(make: Make) -> None:
     rig = make(1)
     rig.model("red")
     done(rig, rig.batch("red", "lenient"))
-    assert any("runs on the processor" in text for text in rig.status()["warnings"])
+    eventually(lambda: any("runs on the processor" in text for text in rig.status()["warnings"]))
     [end] = rig.wait(rig.batch("red", "strict", gpu_required=True))
     assert end["state"] == "failed" and "never used its card" in end["reason"], end
 

@@ -21,7 +21,7 @@ OTHER = "games"
 LOADED_SECONDS = 60.0
 MAKE = """
 import sys
-sys.path.append("/opt/source/tests/support")
+sys.path.append("/opt/source/demo/llama")
 import llama_server, pathlib, tiny_model
 llama_server.command("/opt/bin")
 tiny_model.write(pathlib.Path("/opt/models/common.gguf"), seed=1, name="common")
