@@ -15,8 +15,8 @@ is read again for every request:
     {"slow": 0.2}         seconds that a request takes
     {"stubborn": true}    it ignores SIGTERM
 
-An answer's text is the first line of ``MODEL.text``, as the server found it when it started, or nothing, and what it was
-asked: that tells which of two models of one name has answered.
+An answer's text is the first line of ``MODEL.text``, as the server found it when it started, or nothing, and what it
+was asked: that tells which of two models of one name has answered.
 """
 
 from __future__ import annotations
