@@ -57,7 +57,7 @@ def launch_spec(
         pids_max=settings.max_pids,
         cards=tuple(cards),
         reserved_bytes=start.reserved_bytes if start else (),
-        annex=_origin(job),
+        annex=_origin(job, copy),
     )
 
 
@@ -67,7 +67,7 @@ def _batch(job: JobFacts, copy: Instance) -> tuple[str, ...]:
     return batch_argv(expand_engine(job.spec, job.matrix), copy.loaded.socket, copy.label)
 
 
-def _origin(job: JobFacts) -> str:
+def _origin(job: JobFacts, copy: Instance | None) -> str:
     """What the folder keeps of the job, should the queue forget it."""
     origin = Origin(
         name=job.name,
@@ -78,6 +78,7 @@ def _origin(job: JobFacts) -> str:
         matrix=job.matrix,
         kept=job.env.kept,
         limits=job.env.limits,
+        copy=copy.id if copy is not None else None,
     )
     return msgspec.json.encode(origin).decode()
 

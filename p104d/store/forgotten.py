@@ -17,7 +17,8 @@ from p104d.store.submit import NewDocument, insert_document, requirement_id
 class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a launch keeps of its job, so that the job can be rebuilt from the attempt's folder alone.
 
-    ``spec`` has no environment; the launch has it, with the names in ``kept`` copied from the submitter's.
+    ``spec`` has no environment; the launch has it, with the names in ``kept`` copied from the submitter's. ``copy`` is
+    the copy of a model that the attempt was put to.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     matrix: dict[str, str] = {}
     kept: tuple[str, ...] = ()
     limits: dict[str, tuple[int, int]] = {}
+    copy: int | None = None
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +79,8 @@ def take_in(
         (Outcome.LOST.value, _FORGOTTEN, job_id, last.number),
     )
     for each in found:
-        _insert_attempt(conn, job_id, each, exclusive=origin.spec.vram_bytes is None)
+        _insert_attempt(conn, job_id, each, exclusive=origin.spec.engine is None and origin.spec.vram_bytes is None)
+    _put_to_copy(conn, job_id, last.number, origin.copy)
     sql.run(
         conn,
         "UPDATE jobs SET state = 'starting', attempts = ?, reason = NULL, exit_code = NULL, started_at = NULL, "
@@ -138,6 +141,16 @@ def _insert_attempt(conn: Connection, job_id: int, found: Found, *, exclusive: b
             "VALUES (?,?,?,?,?,?)",
             (job_id, found.number, position, uuid, reserved, int(exclusive)),
         )
+
+
+def _put_to_copy(conn: Connection, job_id: int, number: int, copy: int | None) -> None:
+    """The attempt keeps its copy of a model busy, where the queue knows that copy; the server of another is ended."""
+    sql.run(
+        conn,
+        "UPDATE attempts SET instance_id = (SELECT id FROM instances WHERE id = ? AND state != 'gone') "
+        "WHERE job_id = ? AND number = ?",
+        (copy, job_id, number),
+    )
 
 
 def lose_what_is_nowhere(conn: Connection, now: float) -> list[int]:
