@@ -24,6 +24,14 @@ def bears(process: psutil.Process, marks: list[bytes]) -> bool:
     return any(mark in text for mark in marks)
 
 
+def command_of(process: psutil.Process) -> str:
+    """Its command line; empty for one that has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 def remove_cgroups(jobs: Path) -> None:
     """The group of a daemon stays for its jobs' sake; a test's has none left."""
     for group in Path("/sys/fs/cgroup").glob(f"**/p104d-{zlib.crc32(str(jobs).encode()):08x}"):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import psutil
-from daemon_processes import bears, remove_cgroups
+from daemon_processes import bears, command_of, remove_cgroups
 
 from p104d.api.client import Client
 from p104d.cli.main import main as p104ctl
@@ -280,7 +280,7 @@ class Rig:
                 assert self.terminate() == 0, self.log.read_text()
                 with contextlib.suppress(AssertionError):
                     eventually(lambda: not self.processes(), 5)
-                left = [" ".join(process.cmdline()) for process in self.processes() if process.is_running()]
+                left = [command for process in self.processes() if (command := command_of(process))]
                 assert "Traceback" not in self.log.read_text(), self.log.read_text()
         finally:
             self._destroy()

@@ -11,6 +11,7 @@ from typing import Any
 import llama_server
 import psutil
 import tiny_model
+from daemon_processes import command_of
 from daemon_rig import CONFIG, Rig, eventually
 
 #: A server of half a megabyte starts in half a second; on a loaded machine in several.
@@ -89,4 +90,4 @@ class ModelRig(Rig):
 def no_server_left(rig: ModelRig) -> Callable[[], bool]:
     """Whether no server of the rig is alive."""
     mark = str(rig.folder)
-    return lambda: not any("--alias" in " ".join(p.cmdline()) for p in rig.processes() if p.pid != os.getpid() and mark)
+    return lambda: not any("--alias" in command_of(p) for p in rig.processes() if p.pid != os.getpid() and mark)

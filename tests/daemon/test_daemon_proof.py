@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
+from daemon_processes import command_of
 from daemon_rig import CONFIG, Rig, eventually
 
 GIB, MIB = 2**30, 2**20
@@ -40,7 +41,7 @@ def newest(rig: Rig, card: int | str) -> dict[str, Any]:
 
 
 def processes_under_test(rig: Rig) -> list[psutil.Process]:
-    return [process for process in rig.processes() if "p104d.memtest.child" in " ".join(process.cmdline())]
+    return [process for process in rig.processes() if "p104d.memtest.child" in command_of(process)]
 
 
 def under_test(rig: Rig, card: int = 0) -> bool:

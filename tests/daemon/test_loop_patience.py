@@ -45,6 +45,8 @@ def test_others_have_their_turn_while_nothing_can_be_written(error: Exception) -
             rig=None,  # type: ignore[arg-type]
             supervisor=None,  # type: ignore[arg-type]
             proofs=lambda _: None,  # type: ignore[arg-type, return-value]
+            models=lambda _: None,  # type: ignore[arg-type, return-value]
+            servers=None,  # type: ignore[arg-type]
             settings=settle(Config()),
             clock=Clock(),
             boot_id="x",

@@ -114,6 +114,7 @@ def attempt(job: int, *holds: tuple[str, int, bool], started: float | None = 1e9
         ram_bytes=0,
         cards=len(holds),
         holds=list(holds),
+        instance_id=None,
     )
 
 
