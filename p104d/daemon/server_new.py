@@ -9,6 +9,7 @@ from p104d.core.snapshot import CardView
 from p104d.daemon.accounts import Account
 from p104d.daemon.models import Known
 from p104d.engines.model_fit import placed
+from p104d.policy.models_view import MOST_SLOWNESS
 from p104d.store.instances import Loaded, NewInstance, OnCard
 
 
@@ -41,7 +42,7 @@ def new_instance(load: LoadModel, known: Known, cards: Sequence[CardView], owner
         uid=owner.uid if owner is not None else None,
         job_id=load.job_id,
         ram_bytes=known.family.ram_bytes,
-        slowness=max(1.0, fastest / slowest) if slowest > 0 else 1.0,
+        slowness=min(MOST_SLOWNESS, max(1.0, fastest / slowest)) if slowest > 0 else 1.0,
         cards=tuple(
             OnCard(view.uuid, known.vram_bytes or one.total, max(0, one.total - surplus))
             for view, one in zip(views, sums, strict=True)

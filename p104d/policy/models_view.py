@@ -10,7 +10,7 @@ from p104d.policy.residency_estimate import held
 from p104d.policy.residency_view import Ask, Family, Line, Resident, RigCard, View
 
 #: Links differ by no more: x1 of the first generation to x16 of it.
-_MOST_SLOWNESS = 16.0
+MOST_SLOWNESS = 16.0
 
 
 def occupants(snapshot: Snapshot) -> Iterator[Occupant]:
@@ -75,7 +75,7 @@ def _card(seat: Seat, fastest: float, now: float) -> RigCard:
 def _slowness(view: CardView, fastest: float) -> float:
     if view.link_bytes_per_second <= 0:
         return 1.0
-    return min(_MOST_SLOWNESS, max(1.0, fastest / view.link_bytes_per_second))
+    return min(MOST_SLOWNESS, max(1.0, fastest / view.link_bytes_per_second))
 
 
 def _resident(each: ResidentModel, now: float) -> Resident:

@@ -84,4 +84,4 @@ def _are(cards: Sequence[str]) -> str:
 
 
 def _soon(seconds: float) -> str:
-    return "now" if seconds < 1 else f"in about {format_duration(round(seconds))}"
+    return "in a moment" if seconds < 1 else f"in about {format_duration(round(seconds))}"
