@@ -33,6 +33,8 @@ _LOAD_BASE_SECONDS = 1.5
 _LINK_BYTES_PER_SECOND = 0.7e9
 #: A model that could not be looked at is looked at again after this; somebody may have mended it.
 _AGAIN_SECONDS = 10.0
+#: So many loads of a family may fail one after the other before its other jobs are not let try for that long.
+_MOST_FAILURES = 2
 #: A load takes longer. What was seen longer ago than this is looked at again before one.
 FRESH_SECONDS = 5.0
 #: Of one user's models: more are forgotten, and looked at again when their jobs come up, so many a minute at most.
@@ -95,6 +97,10 @@ class Models:
         self._fits: dict[tuple[object, ...], Fit | Misfit] = {}
         self._begun: dict[int, deque[float]] = {}
         self._later: asyncio.TimerHandle | None = None
+        #: Of families whose last loads have failed, how many in a row; and of those that are not tried for a while, why
+        #: and until when.
+        self._failures: dict[str, int] = {}
+        self._given_up: dict[str, tuple[str, float]] = {}
 
     async def close(self) -> None:
         """End the looks that are under way."""
@@ -115,6 +121,18 @@ class Models:
         found = await self._look(path, uid, source)
         self._keep(key, found)
         return found.probed
+
+    def failed(self, family: str, text: str) -> None:
+        """A copy could not be loaded. After the second in a row the other jobs of the family, which would fail in the
+        same way, are told the same for a while, instead of each unloading others' models for a load of its own."""
+        self._failures[family] = self._failures.get(family, 0) + 1
+        if self._failures[family] >= _MOST_FAILURES:
+            self._given_up[family] = (text, self._monotonic() + _AGAIN_SECONDS)
+
+    def loaded(self, family: str) -> None:
+        """A copy was loaded."""
+        self._failures.pop(family, None)
+        self._given_up.pop(family, None)
 
     def forget(self, path: str) -> None:
         """The next time the model is asked for, its file is looked at again."""
@@ -231,8 +249,12 @@ class Models:
         # A copy of one's own is nobody else's.
         owner = account(need.uid) if self._system and not shared else None
         whose = str(need.uid) if self._system and not shared else "shared"
+        key = _key(need, requirement, model, whose)
+        why, until = self._given_up.get(key, ("", 0.0))
+        if self._monotonic() < until:
+            return Bad(why)
         family = ModelFamily(
-            key=_key(need, requirement, model, whose),
+            key=key,
             label=model.label,
             cards=found.cards,
             fits=found.uuids,

@@ -130,7 +130,11 @@ class Servers:
         seconds = event.seconds
         if instances.ready(conn, event.number, at=now, seconds=seconds, cpu_only=event.cpu_only):
             work.dirty = True
+            self._loop.models.loaded(self._copy(conn, event.number).family)
             log.info("copy %d is ready after %.1f s", event.number, seconds, extra={"action": "ready"})
+
+    def _copy(self, conn: Connection, number: int) -> Instance:
+        return next(each for each in instances.open_instances(conn) if each.id == number)
 
     def is_sick(self, conn: Connection, event: ServerSick, work: Work, now: float) -> None:
         """A copy does not answer: it goes, and the job that it was loaded for is told why."""
@@ -172,8 +176,10 @@ class Servers:
         neither model nor server has said anything against it (a daemon, a shim or the host died); it waits again."""
         self._loop.models.forget(copy.path)
         log.warning("%s could not be loaded: %s", copy.label, text, extra={"action": "load_failed"})
+        why = f"{copy.label} could not be loaded: {text}"
+        if not again:
+            self._loop.models.failed(copy.family, why)
         if copy.job_id is not None:
-            why = f"{copy.label} could not be loaded: {text}"
             self._loop.placer.refuse(conn, copy.job_id, why, work, now, again=again)
 
     def _end_job_on(self, conn: Connection, number: int, work: Work) -> None:

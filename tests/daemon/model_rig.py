@@ -81,7 +81,7 @@ class ModelRig(Rig):
 
     def loads(self) -> int:
         """How many copies were ever loaded."""
-        return self.log.read_text().count("action=load")
+        return self.log.read_text().count("action=load\n")
 
     def server_of(self, copy: dict[str, Any]) -> psutil.Process:
         return psutil.Process(copy["pid"])

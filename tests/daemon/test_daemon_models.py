@@ -335,3 +335,14 @@ def test_what_servers_left_goes_after_a_day(make: Make) -> None:
     rig.start()
     eventually(lambda: not folders[0].exists())
     assert folders[1].exists()  # it serves
+
+
+def test_a_queue_of_a_model_that_cannot_be_loaded(make: Make) -> None:
+    """Two loads tell it; not one for each job, which would unload what others need again and again."""
+    rig = make(1, models='args = ["--no-such-option"]')
+    rig.model("red")
+    rig.requests("in", 1)
+    document = {**rig.document("red", "in"), "output": "out-${matrix.n}", "matrix": {"n": [*range(20)]}}
+    for end in rig.wait(*rig.submit(document), seconds=LOADED_WITHIN):
+        assert end["state"] == "failed" and "red could not be loaded" in end["reason"], end
+    assert rig.loads() == 2
