@@ -110,16 +110,16 @@ def _again_after_loss() -> None:
 
 def _act_first() -> None:
     """A shim is told before the commit."""
-    from p104d.daemon.loop import Loop
+    from p104d.daemon.placing import Placer
 
-    start = Loop._start
+    start = Placer.start
 
-    def start_and_act(self: Loop, conn: Any, what: Any, work: Any, now: float) -> None:
-        start(self, conn, what, work, now)
+    def start_and_act(self: Placer, conn: Any, what: Any, work: Any, now: float, copy: Any = None) -> None:
+        start(self, conn, what, work, now, copy)
         for spec in work.launches:
-            self.supervisor.launch(spec)
+            self._loop.supervisor.launch(spec)
 
-    Loop._start = start_and_act  # type: ignore[method-assign]
+    Placer.start = start_and_act  # type: ignore[method-assign]
 
 
 def _unguarded() -> None:
