@@ -15,7 +15,6 @@ from evidence import Evidence
 from interposer import Point
 from workload import Maker
 
-
 #: A daemon that nobody kills starts at once; one that a test kills now and then, after a few tries.
 _MOST_STARTS = 20
 
