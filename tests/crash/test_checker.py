@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import checker
 import evidence as evidence_of
 import pytest
-from evidence import Attempt, Effect, Evidence, Hold, Job
-from workload import KINDS, ORDINARY, Ledger, document, kind_of, read_ledger
+from evidence import Attempt, Copy, Effect, Evidence, Hold, Job
+from workload import ENGINE, KINDS, ORDINARY, Ledger, document, kind_of, read_ledger
 
 GIB = 2**30
 
@@ -120,6 +121,16 @@ LIES: dict[str, tuple[str, Callable[[Evidence], object]]] = {
     "refused": ("promised", lambda e: e.refused_wrongly.append("0: refused")),
     "too early": ("dependents", lambda e: e.effects.insert(0, e.effects.pop(6))),
     "in spite": ("dependents", lambda e: _job(e, 1, state="failed")),
+    "unanswered": ("answered", lambda e: e.jobs.update({8: Job(8, f"{ENGINE[0]}-8", "succeeded", None, 0, 1)})),
+    "answered twice": (
+        "answered",
+        lambda e: (
+            e.jobs.update({8: Job(8, f"{ENGINE[0]}-8", "cancelled", None, None, 1)}),
+            e.answers.update({f"{ENGINE[0]}-8": Counter({"a": 2})}),
+        ),
+    ),
+    "a copy for ever": ("copies", lambda e: e.copies.append(Copy(1, "red", "loading", None))),
+    "a copy met another": ("copies", lambda e: e.conflicts.append("1 2")),
     "counts": ("whole", lambda e: _moved(e, "failed", "lost")),
     "integrity": ("whole", lambda e: setattr(e, "integrity", "row 1 missing from index")),
     "left": ("gone", lambda e: e.left.append("process 9")),
@@ -166,5 +177,5 @@ def test_effects_are_read_in_their_order(tmp_path: Path) -> None:
 def test_every_kind_is_a_document_of_its_name(kind: str, tmp_path: Path) -> None:
     made = document(kind, f"{kind}-1", tmp_path)
     assert kind_of(made["name"]) == kind
-    assert made["command"] and os.path.isabs(made["cwd"])
-    assert (kind in ORDINARY) == (kind not in ("gate", "fill"))
+    assert made["engine" if kind in ENGINE else "command"] and os.path.isabs(made["cwd"])
+    assert (kind in ORDINARY) == (kind not in ("gate", "fill", "all", *ENGINE))
