@@ -98,8 +98,8 @@ class Explainer:
             return words.blocked_by_dependencies(self._unmet(row.document_id))
         if row.eligible_at is not None:
             if row.failures or row.attempts:
-                # Everybody may ask why a job waits; its owner finds the rest of the reason beside this.
-                reason = public_reason(row.reason)
+                # Everybody may ask why a job waits; what exactly went wrong is its owner's to know.
+                reason = row.reason if may_see(self._caller, row.uid) else public_reason(row.reason)
                 return words.blocked_by_backoff(row.eligible_at, self._now, failures=row.failures, reason=reason)
             return words.blocked_until(row.eligible_at, self._now)
         return None
