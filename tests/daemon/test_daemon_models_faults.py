@@ -183,6 +183,27 @@ def test_one_load_at_a_time(make: Make) -> None:
     assert 4 <= rig.loads() <= 12
 
 
+def test_a_command_waits_for_the_copy_whose_card_it_gets(make: Make) -> None:
+    """A load would free two cards, and is put off, for another is under way; the command that was to have the second
+    of them has it for itself."""
+    rig = make(3, config=CONFIG_ONE)
+    (rig.work / "locks").mkdir()
+    rig.model("wide")
+    rig.model("red")
+    rig.model("blue", load=3.0)
+    done(rig, rig.batch("wide", "one", cards=2))
+    started = len(rig.served("start"))
+    late = rig.batch("blue", "two")
+    server_is_loading(rig, started)
+    rig.requests("three", 2)
+    alone = {"name": "alone", "command": 'exec flock -x -n "locks/$P104_CARDS" true'}
+    red, command = rig.submit(rig.document("red", "three"), alone)
+    done(rig, command)
+    assert [copy["name"] for copy in rig.copies() if copy["state"] == "loading"] == ["blue"]
+    done(rig, late, red)
+    assert rig.served("conflict") == []
+
+
 def _loading(rig: QuickRig) -> int:
     loading = [copy for copy in rig.copies() if copy["state"] == "loading"]
     assert len(loading) <= 1, loading
