@@ -168,6 +168,16 @@ def test_a_pause_while_a_model_is_loading(rig: QuickRig) -> None:
     done(rig, job)
 
 
+def test_one_job_has_one_load(rig: QuickRig) -> None:
+    """Of a model whose loads and runs are known to be short, too, with a copy to be evicted on every card."""
+    for name in ("red", "blue", "green"):
+        rig.model(name, load=0.1)
+    for number, name in enumerate(("red", "blue", "green", "red", "blue", "green")):
+        before = rig.loads()
+        done(rig, rig.batch(name, f"turn-{number}"))
+        assert rig.loads() == before + 1, name
+
+
 def test_one_load_at_a_time(make: Make) -> None:
     """And all jobs of a long queue end, each answered once, with about a load a model and card."""
     rig = make(3, config=CONFIG_ONE)
