@@ -32,7 +32,7 @@ def make() -> Iterator[Make]:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[QuickRig]:
-    rig = QuickRig(2, models='load_timeout = "2s"')
+    rig = QuickRig(2, models='load_timeout = "3s"')
     try:
         yield rig.start()
     finally:
@@ -82,7 +82,7 @@ def test_servers_that_do_not_serve(rig: QuickRig) -> None:
     assert "dies could not be loaded: llama-server ended with exit code 9" in why(rig, bad["dies"])
     assert "never could not be loaded: the model server is not ready after" in why(rig, bad["never"])
     assert "sick could not be loaded: the model server refuses a token (500)" in why(rig, bad["sick"])
-    assert {copy["name"] for copy in rig.copies()} == {"fine"}
+    eventually(lambda: {copy["name"] for copy in rig.copies()} == {"fine"})
 
 
 def test_a_server_that_dies_of_a_request(rig: QuickRig) -> None:
