@@ -89,8 +89,7 @@ class Placer:
         work: Work,
         now: float,
     ) -> None:
-        for number in start.evicts:
-            self._loop.servers.evict(conn, number, EVICTED, work)
+        self._clear(conn, start.evicts, start.cards if start.resident is None else (), copies, work)
         copy = next((each for each in copies if each.id == start.resident), None)
         if copy is not None:
             # The copy has its place already; the job holds it while it runs there.
@@ -118,12 +117,20 @@ class Placer:
             known = self.observer.known[load.family]
             if not loop.models.fresh(known.need):
                 continue
-            for number in load.evicts:
-                loop.servers.evict(conn, number, EVICTED, work)
+            self._clear(conn, load.evicts, load.cards, copies, work)
             loop.servers.load(conn, load, known, snapshot, work, now)
             for uuid in load.cards:
                 loop.proofs.interrupt(conn, work, uuid, now)
                 holds.setdefault(uuid, []).append(0)
+
+    def _clear(
+        self, conn: Connection, evicts: Sequence[int], cards: Sequence[str], copies: Sequence[Instance], work: Work
+    ) -> None:
+        """Unload what is to go, and whatever else is on ``cards``: the plan may count on a load before this one to free
+        them, which is put off."""
+        here = [copy.id for copy in copies if copy.usable and not set(cards).isdisjoint(copy.uuids)]
+        for number in (*evicts, *here):
+            self._loop.servers.evict(conn, number, EVICTED, work)
 
     def start(self, conn: Connection, start: Start, work: Work, now: float, copy: Instance | None = None) -> None:
         """Write down a job's attempt; it is launched after the commit."""

@@ -46,8 +46,9 @@ def _resident(instance: Instance, attempt: OpenAttempt | None, pinned: Collectio
 
 def expected(instance: Instance, now: float) -> float:
     """When a copy that is being loaded should be ready; Unix seconds."""
-    at = instance.created_at + instance.loaded.load_seconds * instance.slowness
-    return max(at, now + _LEAST_LEFT_SECONDS)
+    seconds = instance.loaded.load_seconds * instance.slowness
+    # One more copy must never seem to be there before the one that is on its way.
+    return max(instance.created_at + seconds, now + min(_LEAST_LEFT_SECONDS, seconds / 2))
 
 
 def family_of(instance: Instance) -> ModelFamily:

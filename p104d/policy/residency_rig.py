@@ -153,7 +153,7 @@ class Rig:
             if card in shut and number is not None:
                 family = self.residents[number].family if number >= 0 else self._loading[number]
                 if family not in served or number in self.idle:
-                    self.copies[family].pop(number, None)
+                    self.copies.get(family, {}).pop(number, None)
 
     def keep(self, job: int, family: Family, spare: Mapping[str, bool], within: float | None = None) -> Kept | None:
         """Keep for ``job`` the cards that are expected to be free soonest; None: as many will never be. With ``within``
@@ -246,7 +246,7 @@ class Rig:
         """The idle copy is unloaded."""
         copy = self.residents[number]
         self.idle.discard(number)
-        self.copies[copy.family].pop(number, None)
+        self.copies.get(copy.family, {}).pop(number, None)
         self.ram_free_bytes += copy.ram_bytes
         for card in copy.cards:
             self.on[card] = None

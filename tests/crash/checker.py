@@ -20,6 +20,8 @@ _OUTCOMES = {"succeeded": {"succeeded"}, "failed": {"failed"}, "lost": {"lost"}}
 
 #: Why a job on a model begins again, without anybody having to say that it may.
 SERVER_WORDS = ("its model server ended", "its model server stopped answering")
+#: And why it fails when somebody kills its runner, or a server that is being loaded, maybe at its first token.
+KILLED_WORDS = ("signal 9", "the server ended the connection", *SERVER_WORDS)
 
 # --- the checks ----------------------------------------------------------------------------------------------------
 
@@ -192,8 +194,8 @@ def _asked(e: Evidence, job: Job) -> Iterator[str]:
         if job.id not in e.stopped:
             yield f"{job.id} ({job.name}) is cancelled ({job.reason}), and nobody asked"
     elif job.state == "failed":
-        killed = e.blows["server"] + e.blows["runner"]
-        if not killed or not any(words in (job.reason or "") for words in ("signal 9", *SERVER_WORDS)):
+        killed = e.blows["server"] + e.blows["runner"] + e.blows["shim"]
+        if not killed or not any(words in (job.reason or "") for words in KILLED_WORDS):
             yield f"{job.id} ({job.name}) is failed ({job.reason}), and nobody killed its runner or its server"
     elif job.state == "lost":
         yield f"{job.id} ({job.name}) is lost ({job.reason}), and may run again"

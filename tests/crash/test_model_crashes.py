@@ -22,6 +22,8 @@ from workload import MODELS
 PARTS = amount(2, 8)
 #: Every so many of the points that are chosen, with the other tests.
 STRIDE = amount(8, 1)
+#: Always: a copy is written down, and no shim was told of it; the folder of its socket; the word to the shim.
+ALWAYS = ("kill:1:servers/0/1-1", "kill:1:models-", "kill:2:servers/0/2-1")
 ROUND = amount(25, 100)
 
 
@@ -66,6 +68,13 @@ def test_the_daemon_dies_at_points_of_a_story_of_models(
     assert died >= len(mine) // 2
 
 
+@pytest.mark.parametrize("rule", ALWAYS)
+def test_the_daemon_dies_between_a_load_and_its_launch(rule: str, rig: CrashRig) -> None:
+    evidence = ModelStory(rig, rule).tell()
+    assert checker.check(evidence) == []
+    assert rig.deaths == 1
+
+
 @pytest.mark.torture
 @pytest.mark.parametrize("number", range(amount(1, 20)))
 def test_nothing_is_lost_in_a_storm_over_models(
@@ -84,5 +93,7 @@ def test_nothing_is_lost_in_a_storm_over_models(
         f"seed {seed}: {storm.killed} killed in {seconds:.0f} s, {len(evidence.acknowledged)} jobs acknowledged, "
         f"{len(evidence.copies)} copies, {len(broken)} broken"
     )
+    for each in broken:
+        tell(f"{each.check}: {each.text}")
     assert not broken, (f"seed {seed}", broken)
     assert storm.killed["daemon"] and len(evidence.copies) > 2, storm.killed

@@ -32,7 +32,7 @@ def make() -> Iterator[Make]:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[QuickRig]:
-    rig = QuickRig(2, models='load_timeout = "2s"')
+    rig = QuickRig(2, models='load_timeout = "3s"')
     try:
         yield rig.start()
     finally:
@@ -169,6 +169,16 @@ def test_a_pause_while_a_model_is_loading(rig: QuickRig) -> None:
     done(rig, job)
 
 
+def test_one_job_has_one_load(rig: QuickRig) -> None:
+    """Of a model whose loads and runs are known to be short, too, with a copy to be evicted on every card."""
+    for name in ("red", "blue", "green"):
+        rig.model(name, load=0.1)
+    for number, name in enumerate(("red", "blue", "green", "red", "blue", "green")):
+        before = rig.loads()
+        done(rig, rig.batch(name, f"turn-{number}"))
+        assert rig.loads() == before + 1, name
+
+
 def test_one_load_at_a_time(make: Make) -> None:
     """And all jobs of a long queue end, each answered once, with about a load a model and card."""
     rig = make(3, config=CONFIG_ONE)
@@ -182,6 +192,27 @@ def test_one_load_at_a_time(make: Make) -> None:
     done(rig, *jobs)
     assert all(len((rig.work / f"j{n}.out").read_text().splitlines()) == 2 for n in range(24))
     assert 4 <= rig.loads() <= 12
+
+
+def test_a_command_waits_for_the_copy_whose_card_it_gets(make: Make) -> None:
+    """A load would free two cards, and is put off, for another is under way; the command that was to have the second
+    of them has it for itself."""
+    rig = make(3, config=CONFIG_ONE)
+    (rig.work / "locks").mkdir()
+    rig.model("wide")
+    rig.model("red")
+    rig.model("blue", load=3.0)
+    done(rig, rig.batch("wide", "one", cards=2))
+    started = len(rig.served("start"))
+    late = rig.batch("blue", "two")
+    server_is_loading(rig, started)
+    rig.requests("three", 2)
+    alone = {"name": "alone", "command": 'exec flock -x -n "locks/$P104_CARDS" true'}
+    red, command = rig.submit(rig.document("red", "three"), alone)
+    done(rig, command)
+    assert [copy["name"] for copy in rig.copies() if copy["state"] == "loading"] == ["blue"]
+    done(rig, late, red)
+    assert rig.served("conflict") == []
 
 
 def _loading(rig: QuickRig) -> int:

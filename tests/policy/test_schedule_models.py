@@ -228,3 +228,9 @@ def test_memory_kept_for_a_command_is_not_for_later_models() -> None:
     waits = command(3, only=CARDS[1:2], ram_bytes=3 * GIB)
     assert done(world(*rig, waits, ask(4, "a"), host=host(ram_free_bytes=4 * GIB))) == ([], [])
     assert done(world(*rig, waits, ask(4, "a"), host=host(ram_free_bytes=5 * GIB)))[1] == [("a", (0,), 4, ())]
+
+
+def test_a_copy_with_a_card_that_another_has_makes_room() -> None:
+    """It should not be; whoever finds it so goes on, and the other card is had by a command."""
+    snap = world(card(0, holds=(alone(9),)), card(1), family("a", cards=2), copy(7, "a", 0, 1), command(4))
+    assert done(snap)[0] == [(4, (1,), None, (7,))]
