@@ -18,7 +18,7 @@ from p104d.daemon.residents import family_of, residents, with_runs
 from p104d.policy.explain import blocked_by_hold
 from p104d.policy.forecast_view import Ahead, Question, Underway
 from p104d.policy.residency_estimate import REST, UNKNOWN_SECONDS
-from p104d.store import foresight, instances, model_facts, reads
+from p104d.store import foresight, instances, reads
 from p104d.store.foresight import RunTimes, Waiting
 from p104d.store.instances import Instance
 from p104d.store.reads import OpenAttempt
@@ -124,7 +124,7 @@ class _Reader:
         if self._imagined:
             host = unused(host)
         else:
-            pinned = {*observer.pinned, *(pin.path for pin in model_facts.pins(self._conn))}
+            pinned = observer.pinned_paths(self._conn)
             copies = residents(self._copies, self._attempts, pinned, self._now)
         return Snapshot(
             now=self._now,

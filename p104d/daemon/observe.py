@@ -61,7 +61,7 @@ class Observer:
         self.known, self.bad = {}, []
         self._families = {each.family: family_of(each) for each in instances if each.usable}
         waiting = tuple(self._waiting(conn, cards, host))
-        pinned = {*self.pinned, *(pin.path for pin in model_facts.pins(conn))} if instances else set[str]()
+        pinned = self.pinned_paths(conn) if instances else frozenset[str]()
         return Snapshot(
             now=now,
             paused=paused,
@@ -71,6 +71,10 @@ class Observer:
             residents=residents(instances, attempts, pinned, now),
             families=with_runs(conn, self._families),
         )
+
+    def pinned_paths(self, conn: Connection) -> frozenset[str]:
+        """The models that stay: those of the configuration, and those that people have pinned."""
+        return frozenset([*self.pinned, *(pin.path for pin in model_facts.pins(conn))])
 
     def host(self, attempts: Sequence[OpenAttempt], instances: Sequence[Instance] = ()) -> HostView:
         """What is free of the host once every open attempt and every copy of a model has what it reserved."""

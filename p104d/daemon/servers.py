@@ -29,8 +29,8 @@ from p104d.daemon.server_sights import ServerSights
 from p104d.daemon.server_watch import ServerWatch
 from p104d.daemon.work import Work
 from p104d.policy.retry import Stop
-from p104d.processes.attempt import Key, Look
-from p104d.store import instances, model_facts, reads
+from p104d.processes.attempt import Key
+from p104d.store import instances, reads
 from p104d.store.instances import Instance, InstanceState
 from p104d.store.reads import OpenAttempt
 
@@ -127,18 +127,15 @@ class Servers:
 
     def _is_ready(self, conn: Connection, event: ServerReady, work: Work, now: float) -> None:
         """A copy has answered with its first token."""
-        seconds = event.seconds
-        if instances.ready(conn, event.number, at=now, seconds=seconds, cpu_only=event.cpu_only):
+        copy, seconds = instances.find(conn, event.number), event.seconds
+        if copy and instances.ready(conn, copy.id, at=now, seconds=seconds, cpu_only=event.cpu_only):
             work.dirty = True
-            self._loop.models.loaded(self._copy(conn, event.number).family)
-            log.info("copy %d is ready after %.1f s", event.number, seconds, extra={"action": "ready"})
-
-    def _copy(self, conn: Connection, number: int) -> Instance:
-        return next(each for each in instances.open_instances(conn) if each.id == number)
+            self._loop.models.loaded(copy.family)
+            log.info("copy %d is ready after %.1f s", copy.id, seconds, extra={"action": "ready"})
 
     def is_sick(self, conn: Connection, event: ServerSick, work: Work, now: float) -> None:
         """A copy does not answer: it goes, and the job that it was loaded for is told why."""
-        copy = next((each for each in instances.open_instances(conn) if each.id == event.number), None)
+        copy = instances.find(conn, event.number)
         if copy is None or not self.evict(conn, event.number, event.text, work):
             return
         work.evicts_at_once.add(event.number)
@@ -149,12 +146,14 @@ class Servers:
         """Its process is there: it is watched until it answers."""
         instances.started(conn, number, pid)
         work.running_changed = True
-        work.begun += [copy for copy in instances.open_instances(conn) if copy.id == number and copy.usable]
+        copy = instances.find(conn, number)
+        if copy is not None and copy.usable:
+            work.begun.append(copy)
 
     def over(self, conn: Connection, done: Finished, work: Work, now: float) -> None:
         """A copy's server has ended, or was never started."""
         number = done.key.id
-        copy = next((each for each in instances.open_instances(conn) if each.id == number), None)
+        copy = instances.find(conn, number)
         self.sights.keep(conn, number)
         text = done.note or done.failure or self._watch.last_words(number, done.look)
         before = instances.gone(conn, number, at=now, reason=text)
@@ -223,13 +222,13 @@ class Servers:
         limit = self._loop.settings.models.idle_unload_seconds
         if not limit:
             return None
-        pinned = {*self._loop.settings.models.pinned, *(pin.path for pin in model_facts.pins(conn))}
-        times = [
-            copy.last_used_at + limit
+        idle = [
+            copy
             for copy in instances.open_instances(conn)
-            if copy.state is InstanceState.READY and copy.path not in pinned and copy.id not in self.sights.jobs
+            if copy.state is InstanceState.READY and copy.id not in self.sights.jobs
         ]
-        return min(times, default=None)
+        pinned = self._loop.placer.observer.pinned_paths(conn) if idle else frozenset[str]()
+        return min((copy.last_used_at + limit for copy in idle if copy.path not in pinned), default=None)
 
     # --- after the commit ------------------------------------------------------------------------------------------
 
@@ -291,7 +290,3 @@ class Servers:
             was_ready=copy.state is InstanceState.READY,
             changed=partial(self._loop.models.changed, copy),
         )
-
-    def ended_look(self, number: int) -> Look:
-        """What a copy's folder tells."""
-        return self._loop.supervisor.look(key_of(number))

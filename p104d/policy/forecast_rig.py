@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from p104d.core.plan import LoadModel, Start
-from p104d.core.snapshot import CardView, Hold, HostView, ModelFamily, ResidentModel, Snapshot, WaitingJob
+from p104d.core.snapshot import Hold, HostView, ModelFamily, ResidentModel, Snapshot, WaitingJob
 from p104d.policy.forecast_view import Loaded, Underway
 
 replace = msgspec.structs.replace
@@ -173,7 +173,3 @@ class Rig:
             count, total = self._learnt[family]
             self._learnt[family] = count, total = count + 1, total + seconds
             self.families[family] = replace(self.families[family], seen=count, mean_seconds=total / count)
-
-    def open_cards(self) -> list[CardView]:
-        """The cards that take work."""
-        return [card for card in self.cards.values() if card.closed is None]

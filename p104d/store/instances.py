@@ -130,6 +130,11 @@ def open_instances(conn: Connection) -> list[Instance]:
     return list(found.values())
 
 
+def find(conn: Connection, number: int) -> Instance | None:
+    """One copy; None where it is gone, or never was."""
+    return next((each for each in open_instances(conn) if each.id == number), None)
+
+
 def add(conn: Connection, new: NewInstance, *, now: float, boot_id: str) -> int:
     """Write down a copy that is about to be loaded; its id."""
     number = int(
