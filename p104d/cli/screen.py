@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from p104d.cli.jobs import done, indexes_of, left, on_cards, speed
@@ -164,33 +164,36 @@ def counts(queue: dict[str, int], words: Sequence[str]) -> str:
     return dot.join(f"{queue[word]} {word}" for word in words if queue.get(word))
 
 
+#: The first columns of a table of jobs that run; what they do follows.
+RUNNING = (
+    Column("JOB", right=True),
+    Column("NAME", give=True),
+    Column("USER", give=True, least=6),
+    Column("STATE"),
+    Column("CARDS", give=True, least=5),
+    Column("TIME", right=True),
+)
+
+
+def running_row(job: dict[str, Any], indexes: Mapping[str, str]) -> list[Cell | str]:
+    """The fields of RUNNING, then how fast it is, how far, and how long it goes on."""
+    return [
+        str(job["id"]),
+        job["name"],
+        job.get("user") or "-",
+        state(job["state"]),
+        on_cards(job, indexes),
+        span(job.get("started_at"), job.get("ended_at")),
+        speed(job),
+        done(job),
+        left(job),
+    ]
+
+
 def _running(jobs: Sequence[dict[str, Any]], cards: Sequence[dict[str, Any]]) -> list[str]:
     indexes = indexes_of(cards)
-    columns = [
-        Column("JOB", right=True),
-        Column("NAME", give=True),
-        Column("USER", give=True, least=6),
-        Column("STATE"),
-        Column("CARDS", give=True, least=5),
-        Column("TIME", right=True),
-        Column("SPEED", give=True),
-        Column("DONE", right=True),
-        Column("LEFT", right=True),
-    ]
-    rows = [
-        [
-            str(job["id"]),
-            job["name"],
-            job.get("user") or "-",
-            state(job["state"]),
-            on_cards(job, indexes),
-            span(job.get("started_at"), job.get("ended_at")),
-            speed(job),
-            done(job),
-            left(job),
-        ]
-        for job in jobs
-    ]
+    columns = [*RUNNING, Column("SPEED", give=True), Column("DONE", right=True), Column("LEFT", right=True)]
+    rows = [running_row(job, indexes) for job in jobs]
     return fitted(columns, rows, _DROPPED_RUNNING, if_any=("SPEED", "DONE", "LEFT"))
 
 

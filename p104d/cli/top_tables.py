@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from p104d.cli.jobs import done, indexes_of, left, on_cards, speed
-from p104d.cli.rig import card_index, card_name, figure, share, that_fit, without
-from p104d.cli.screen import doing
+from p104d.cli.jobs import done, indexes_of
+from p104d.cli.rig import card_index, card_name, figure, fitted, share, that_fit, without
+from p104d.cli.screen import RUNNING, doing, running_row
 from p104d.cli.terminal import terminal_width, unicode_output
 from p104d.cli.text import Cell, Column, local, span, state, table
 from p104d.cli.top_trace import Trace
@@ -77,35 +77,19 @@ def running_lines(jobs: Sequence[dict[str, Any]], cards: Sequence[dict[str, Any]
     """The jobs that run: how fast, how far, until when; and (``users``) whose they are."""
     indexes, wide = indexes_of(cards), (terminal_width() or 80) >= 100
     columns = [
-        Column("JOB", right=True),
-        Column("NAME", give=True),
-        Column("USER", give=True, least=6),
-        Column("STATE"),
-        Column("CARDS", give=True, least=5),
-        Column("TIME", right=True),
+        *RUNNING,
         Column("SPEED", right=True),
         Column("DONE", right=True),
         Column("LEFT", right=True),
         Column("ENDS"),
     ]
-    rows: list[list[Cell | str]] = [
-        [
-            str(job["id"]),
-            job["name"],
-            job.get("user") or "-",
-            state(job["state"]),
-            on_cards(job, indexes),
-            span(job.get("started_at"), job.get("ended_at")),
-            speed(job),
-            _progress(job) if wide else done(job),
-            left(job),
-            local(job.get("estimated_end_at")) if left(job) else "",
-        ]
-        for job in jobs
-    ]
-    headings = [column.heading for column in columns]
-    unknown = [word for word in _OPTIONAL if not any(row[headings.index(word)] for row in rows)]
-    return _fitting(*without([*unknown, *_users(users)], columns, rows), _DROPPED_RUNNING)
+    rows = [_running(job, indexes, wide) for job in jobs]
+    return fitted(*without(_users(users), columns, rows), _DROPPED_RUNNING, if_any=_OPTIONAL)
+
+
+def _running(job: dict[str, Any], indexes: Mapping[str, str], wide: bool) -> list[Cell | str]:
+    *fields, far, rest = running_row(job, indexes)
+    return [*fields, _progress(job) if wide else far, rest, local(job.get("estimated_end_at")) if rest else ""]
 
 
 def _users(shown: bool) -> list[str]:
@@ -146,12 +130,7 @@ def waiting_lines(jobs: Sequence[dict[str, Any]], *, users: bool) -> list[str]:
         for job in jobs
     ]
     plain = [] if any(job.get("priority") for job in jobs) else ["PRIO"]
-    return _fitting(*without([*plain, *_users(users)], columns, rows), _DROPPED_WAITING)
-
-
-def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]], dropped: Sequence[str]) -> list[str]:
-    kept = that_fit(columns, rows, dropped)
-    return table(*without([column.heading for column in columns if column not in kept], columns, rows))
+    return fitted(*without([*plain, *_users(users)], columns, rows), _DROPPED_WAITING)
 
 
 def heights(room: int, wants: Sequence[int], least: int) -> list[int]:

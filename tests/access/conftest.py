@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from access_rig import System, need_others
@@ -43,14 +43,7 @@ def start() -> Iterator[Callable[..., System]]:
     """Starts daemons of a test's own."""
     need_others()
     with ExitStack() as closing:
-
-        def call(cards: int = 2, **options: object) -> System:
-            rig = System(cards, **options)  # type: ignore[arg-type]
-            closing.callback(rig.close)
-            rig.start()
-            return rig
-
-        yield call
+        yield _starter(System, closing)
 
 
 @pytest.fixture
@@ -60,14 +53,19 @@ def start_models() -> Iterator[Callable[..., ModelSystem]]:
     from model_system import ModelSystem
 
     with ExitStack() as closing:
+        yield _starter(ModelSystem, closing)
 
-        def call(cards: int = 2, **options: object) -> ModelSystem:
-            rig = ModelSystem(cards, **options)  # type: ignore[arg-type]
-            closing.callback(rig.close)
-            rig.start()
-            return rig
 
-        yield call
+def _starter(kind: Callable[..., Any], closing: ExitStack) -> Callable[..., Any]:
+    """Makes and starts rigs of a kind, which ``closing`` ends."""
+
+    def call(cards: int = 2, **options: object) -> Any:
+        rig = kind(cards, **options)
+        closing.callback(rig.close)
+        rig.start()
+        return rig
+
+    return call
 
 
 @pytest.fixture(scope="module")

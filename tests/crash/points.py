@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+import checker
 from crash_rig import CrashRig
 from customer import Customer
 from evidence import Evidence
@@ -117,3 +118,17 @@ def chosen(points: Sequence[Point]) -> list[int]:
         count = max(1, int(math.log2(len(found))) - 1)
         numbers |= {found[round(at * (len(found) - 1) / max(1, count - 1))] for at in range(count)}
     return sorted(numbers)
+
+
+def died_at_each(
+    numbers: Sequence[int], make_rig: Callable[[], CrashRig], tell_story: Callable[[CrashRig, str], Evidence]
+) -> int:
+    """How many of these points the daemon died at, each in a story of its own on a rig of its own. Nothing may be
+    broken after any of them."""
+    died = 0
+    for number in numbers:
+        rig = make_rig()
+        broken = checker.check(tell_story(rig, f"kill:{number}"))
+        assert not broken, (f"killed at point {number}: {rig.trace.read_text().splitlines()[-1:]}", broken)
+        died += rig.deaths > 0
+    return died

@@ -10,7 +10,7 @@ import pytest
 import scenarios
 from crash_rig import CrashRig, eventually
 from interposer import read_trace
-from points import Story, chosen
+from points import Story, chosen, died_at_each
 from torture import LONG, amount
 
 #: In how many tests the points are killed at, for as many workers.
@@ -46,13 +46,8 @@ def test_the_daemon_dies_at_each_point_of_a_story(
     part: int, make_rig: Callable[[], CrashRig], told: list[int], tell: Callable[[str], None]
 ) -> None:
     _count(make_rig, told)
-    begun, died = time.monotonic(), 0
-    mine = told[part::PARTS]
-    for number in mine:
-        rig = make_rig()
-        broken = checker.check(Story(rig, f"kill:{number}").tell())
-        assert not broken, (f"killed at point {number}: {rig.trace.read_text().splitlines()[-1:]}", broken)
-        died += rig.deaths > 0
+    begun, mine = time.monotonic(), told[part::PARTS]
+    died = died_at_each(mine, make_rig, lambda rig, rule: Story(rig, rule).tell())
     seconds = time.monotonic() - begun
     tell(f"part {part}: {died} of {len(mine)} points, {seconds / len(mine):.2f} s each")
     # How many points there are depends on how requests and ends happen to share commits.
