@@ -45,6 +45,7 @@ class Observer:
         self.known: dict[str, Known] = {}
         self.bad: list[tuple[int, str]] = []
         self._families: dict[str, ModelFamily] = {}
+        self._unlooked: set[str] = set()
 
     def snapshot(
         self,
@@ -58,10 +59,11 @@ class Observer:
     ) -> Snapshot:
         """The rig and the queue as the policy sees them."""
         host = self.host(attempts, instances)
-        self.known, self.bad = {}, []
+        self.known, self.bad, self._unlooked = {}, [], set()
         self._families = {each.family: family_of(each) for each in instances if each.usable}
         waiting = tuple(self._waiting(conn, cards, host))
-        pinned = self.pinned_paths(conn) if instances else frozenset[str]()
+        # After a start nobody has looked at a model yet; its copies must not go meanwhile as if nobody waited for them.
+        pinned = self.pinned_paths(conn) | self._unlooked if instances else frozenset[str]()
         return Snapshot(
             now=now,
             paused=paused,
@@ -119,6 +121,8 @@ class Observer:
         """Jobs of one model with the family that they are of; none where it is not known (yet), or its file is bad."""
         found = self.models.resolve(conn, requirement, cards) if self.models is not None else None
         if not isinstance(found, Known):
+            if found is None and requirement.model is not None:
+                self._unlooked.add(requirement.model.path)
             if isinstance(found, Bad) and not found.never:
                 self.bad += [(job.id, found.text) for job in jobs]
             return []

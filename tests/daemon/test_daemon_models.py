@@ -86,7 +86,7 @@ def test_two_models_killed_in_the_middle_against_strict_order(make: Make, tmp_pa
     rig.model("blue", 2)
     names = [f"{color}{n}" for n in range(4) for color in ("red", "blue")]
     for name in names:
-        rig.requests(name, 4, tokens=60)
+        rig.requests(name, 4, tokens=SLOW)
     jobs = rig.submit(*(rig.document(name[:-1], name) for name in names))
     for _ in range(2):
         eventually(lambda: any(rig.state(job) == "running" for job in jobs))
