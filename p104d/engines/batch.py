@@ -80,6 +80,7 @@ def _run(orders: Orders, stop: _Stop) -> int:
         answers = Answers(orders.output)
         if answers.same_as(os.fstat(file.fileno())):
             raise OrdersError(f"the output {orders.output} is the input; name another")
+        stamp = _stamp(file)
         index, total = _survey(file, orders)
         before = answers.resume(index)
         if before.cut_bytes:
@@ -92,7 +93,7 @@ def _run(orders: Orders, stop: _Stop) -> int:
         ledger = Ledger(answers, before, report)
         stop.sending = True
         try:
-            Batch(orders, _left(file, orders, index, stop), ledger, wakeup=stop.fd, stopped=stop).run()
+            Batch(orders, _left(file, orders, index, total, stamp, stop), ledger, wakeup=stop.fd, stopped=stop).run()
         finally:
             say(report.line(time.monotonic()))
         return 128 + stop.signal if stop() else _verdict(report, orders)
@@ -136,15 +137,33 @@ def _survey(file: BinaryIO, orders: Orders) -> tuple[Index, int]:
     return index, total
 
 
-def _left(file: BinaryIO, orders: Orders, index: Index, stop: Callable[[], bool]) -> Iterator[Request | Junk]:
-    """What is to be done, in the order of the input."""
-    for entry in _entries(file, orders):
+def _left(
+    file: BinaryIO, orders: Orders, index: Index, total: int, stamp: tuple[int, int], stop: Callable[[], bool]
+) -> Iterator[Request | Junk]:
+    """What is to be done, in the order of the input. Raises OrdersError where it is not what was surveyed: what is
+    missing from it now would otherwise count as done."""
+    count = 0
+    for count, entry in enumerate(_entries(file, orders), 1):  # noqa: B007 - used after the loop
         if stop():
             return
-        if entry.custom_id is not None and index.line_of(entry.custom_id) != entry.line:
-            raise OrdersError(f"the input {orders.input} was changed while it was read; run the batch again")
+        # Without an id: junk from the beginning, or a line that is being written over.
+        known = index.line_of(entry.custom_id) == entry.line if entry.custom_id is not None else _stamp(file) == stamp
+        if not known:
+            raise _changed(orders)
         if isinstance(entry, Junk) or entry.custom_id is None or not index.is_done(entry.custom_id):
             yield entry
+    if count != total:
+        raise _changed(orders)
+
+
+def _stamp(file: BinaryIO) -> tuple[int, int]:
+    """What changes when somebody writes to the file."""
+    found = os.fstat(file.fileno())
+    return found.st_size, found.st_mtime_ns
+
+
+def _changed(orders: Orders) -> OrdersError:
+    return OrdersError(f"the input {orders.input} was changed while it was read; run the batch again")
 
 
 def _entries(file: BinaryIO, orders: Orders) -> Iterator[Request | Junk]:

@@ -298,6 +298,21 @@ def test_an_input_that_changes_under_way(place: Place) -> None:
     assert place.good(), "what was answered is kept"
 
 
+def test_an_input_that_gets_shorter_under_way(place: Place) -> None:
+    """What is not there any more was not answered: that is no success."""
+    lines = [{"custom_id": f"{i:06}", "prompt": "x" * 4000} for i in range(300)]
+    place.write(lines)
+
+    def script(_prompt: str, _nth: int) -> bytes:
+        os.truncate(place.folder / "in.jsonl", sum(len(json.dumps(line)) + 1 for line in lines[:200]))
+        return answer()
+
+    with FakeServer(place.socket, script):
+        done = place.run()
+    assert done.code == 2 and "was changed while it was read" in done.err, done
+    assert 0 < len(place.good()) <= 200
+
+
 # --- a server in trouble ---
 
 
