@@ -262,7 +262,6 @@ class Batch:
             wait = self._orders.retry_wait_seconds * 2 ** (attempt.attempts - 1)
             attempt.due = now + min(wait, _MOST_RETRY_SECONDS)
             attempt.alone = reset and attempt.attempts == self._orders.retries
-            attempt.stale = False
             self._again.append(attempt)
         if self._failures >= _DOUBT_AFTER and self._probe is None:
             self._probe = Try(Request(0, "", PLAIN, _PROBE))
