@@ -23,6 +23,8 @@ _HEAD_BYTES, _TAIL_BYTES = 64 * 1024, 32 * 1024
 _AGAIN_SECONDS = 120.0
 #: llama-server answers ``/health`` from a thread that computes nothing. It may be swapped out, or the host overloaded.
 _BEAT_SECONDS, _MISSED_BEATS = 5.0, 3
+#: From an exchange that broke off to the news that it has ended, which a busy host may be late with.
+_END_SECONDS = 10.0
 #: More of a server's own words makes no reason any clearer.
 _MOST_WORDS = 300
 #: What a server without a card says, and the mend.
@@ -103,6 +105,10 @@ class ServerWatch:
         left = max(1.0, self._timeout - (self._clock.monotonic() - began))
         health = await wait_ready(socket, embeddings=embeddings, deadline_seconds=left)
         if health.failure is not None:
+            if health.broken:
+                # Most likely it has ended. That news is better: it knows whether the server or its shim died. It
+                # ends this task.
+                await asyncio.sleep(_END_SECONDS)
             self._post(ServerSick(number, self._with_words(number, health.failure)))
             return
         seconds = self._clock.monotonic() - began

@@ -32,11 +32,13 @@ OnWait = Callable[[str], str | None]
 
 class Health(NamedTuple):
     """``failure``: why it does not serve, on one line; None: it does. ``seconds`` since it was asked, all waiting
-    included; ``token_seconds`` is what the one token took."""
+    included; ``token_seconds`` is what the one token took. ``broken``: it took the question and the exchange broke
+    off, as when a server dies of it, or happens to die just then."""
 
     seconds: float
     token_seconds: float | None = None
     failure: str | None = None
+    broken: bool = False
 
     @property
     def ready(self) -> bool:
@@ -52,6 +54,10 @@ class _Failure(Exception):
     """It does not serve; for a person."""
 
 
+class _Broken(_Failure):
+    """The exchange broke off."""
+
+
 async def first_token(socket: str, *, embeddings: bool, patience: float) -> Health:
     """Ask the server at ``socket`` once for a token (or an embedding), for ``patience`` seconds at most."""
     began = _now()
@@ -61,7 +67,7 @@ async def first_token(socket: str, *, embeddings: bool, patience: float) -> Heal
     except _Wait as wait:
         return Health(_now() - began, failure=f"the model server does not serve yet: {wait}")
     except _Failure as failure:
-        return Health(_now() - began, failure=str(failure))
+        return Health(_now() - began, failure=str(failure), broken=isinstance(failure, _Broken))
     except TimeoutError:
         return Health(_now() - began, failure=f"the model server gave no token within {patience:g} s")
     seconds = _now() - began
@@ -90,7 +96,7 @@ async def wait_ready(
                 await asyncio.sleep(wait)
                 wait = min(wait * 1.5, _MOST_WAIT_SECONDS)
     except _Failure as failure:
-        return Health(_now() - began, failure=str(failure))
+        return Health(_now() - began, failure=str(failure), broken=isinstance(failure, _Broken))
     except TimeoutError:
         return Health(_now() - began, failure=f"the model server is not ready after {deadline_seconds:g} s: {why}")
 
@@ -116,7 +122,7 @@ async def _ask(path: str, embeddings: bool) -> None:
     try:
         response = await _post(path, url, json.dumps(body).encode())
     except BrokenError as error:
-        raise _Failure(_line(f"the model server failed at its first token: {error}")) from None
+        raise _Broken(_line(f"the model server failed at its first token: {error}")) from None
     answer = judge(response.status, bytes(response.body))
     if answer.kind == LOADING:
         raise _Wait("it is loading")

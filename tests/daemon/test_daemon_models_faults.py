@@ -97,6 +97,24 @@ def test_a_server_that_dies_of_a_request(rig: QuickRig) -> None:
     done(rig, rig.batch("fine", "after"))
 
 
+@pytest.mark.parametrize("dead", ["server", "shim"])
+def test_death_at_the_first_token(rig: QuickRig, dead: str) -> None:
+    """A server that dies of it fails the job; one whose shim was killed has shown nothing, and is loaded again."""
+    name = f"brief-{dead}"
+    rig.model(name, think=60)
+    before = len(rig.served("think"))
+    job = rig.batch(name, f"of-{name}")
+    pid = int(eventually(lambda: rig.served("think")[before:])[0][0])
+    rig.how(name)
+    victim = psutil.Process(pid) if dead == "server" else psutil.Process(pid).parent()
+    assert victim is not None
+    victim.kill()
+    if dead == "server":
+        assert "signal 9" in why(rig, job)
+    else:
+        done(rig, job)
+
+
 def test_a_server_that_ignores_sigterm(rig: QuickRig) -> None:
     rig.model("deaf", stubborn=True)
     done(rig, rig.batch("deaf", "one"))

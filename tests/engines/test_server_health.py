@@ -121,11 +121,13 @@ def test_no_token(path, serve, action, words):
     for found in (token(path), ready(path)):
         assert found.failure is not None and words in found.failure, found
         assert found.token_seconds is None
+        assert found.broken == ("failed at its first token: " in found.failure)
 
 
 def test_one_that_dies(path, serve):
     serve(lambda _prompt, _nth: DIE)
-    assert "failed at its first token: the server ended the connection" in str(ready(path).failure)
+    found = ready(path)
+    assert found.broken and "failed at its first token: the server ended the connection" in str(found.failure)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
     path = command("/tmp/x")            # an executable /tmp/x/llama-server; starts in some 20 ms
 
-It notes what happens to it in ``served``, beside its model, a line a write: ``start PID CARDS MODEL``, ``ask PID
-PROMPT``, ``conflict PID CARDS``. Where there is a folder ``locks`` beside the model, it holds a lock on each of its
+It notes what happens to it in ``served``, beside its model, a line a write: ``start PID CARDS MODEL``, ``think
+PID``, ``ask PID PROMPT``, ``conflict PID CARDS``. Where there is a folder ``locks`` beside the model, it holds a lock on each of its
 cards for life, as the jobs of the crash tests do. What it is to do wrong stands in ``MODEL.how``, one JSON object that
 is read again for every request:
 
@@ -12,6 +12,7 @@ is read again for every request:
     {"live": 1.0}         seconds after which it ends by itself
     {"die_on": 5}         the request, counted from 1, at which it dies by SIGKILL
     {"status": 500}       what it answers to every request but a one-token question; "sick": true: to these too
+    {"think": 60}         seconds that a one-token question takes
     {"slow": 0.2}         seconds that a request takes
     {"stubborn": true}    it ignores SIGTERM
 
@@ -142,6 +143,9 @@ class Server:
                 if self._asked == how.get("die_on"):
                     os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(how.get("slow", 0.0))
+        elif "think" in how:
+            self.note(f"think {os.getpid()}")
+            time.sleep(how["think"])
         if how.get("sick") or ("status" in how and prompt != ALIVE):
             status = how.get("status", 500)
             return _send(connection, status, {"error": {"code": status, "message": "it was told to"}})
