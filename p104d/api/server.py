@@ -212,7 +212,7 @@ class Server:
         return answer(await self._service.submit(caller, await body_of(request, m.SubmitRequest)))
 
     async def _list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(self._service.listed(caller, parse_list_query(dict(request.query))))
+        return answer(await self._service.listed(caller, parse_list_query(dict(request.query))))
 
     async def _show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         return answer(self._service.show(caller, (await _ids(request, MAX_SHOWN_IDS)).ids))

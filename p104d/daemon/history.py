@@ -5,12 +5,13 @@ All of it is read in a thread, on connections of its own: nobody else waits whil
 
 from __future__ import annotations
 
-import asyncio
 import math
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
+
+from sqlalchemy.engine import Connection
 
 from p104d.api import history as h
 from p104d.api import proof as p
@@ -19,15 +20,14 @@ from p104d.core.errors import P104Error, UsageError
 from p104d.core.units import iso
 from p104d.daemon import historyviews as views
 from p104d.daemon import proofviews
+from p104d.daemon.aside import Aside
 from p104d.daemon.cardfacts import short_name
 from p104d.daemon.cardnames import resolve
 from p104d.daemon.loop import Loop
 from p104d.daemon.reporting import CardNow, make_report
 from p104d.store import proofs as tests_store
 from p104d.store import records as store
-from p104d.store.engine import DamagedError
 
-T = TypeVar("T")
 _DAY = 86400.0
 #: Of a card, points that are added up for its energy: five weeks of minutes.
 _MOST_MINUTES = 50_000
@@ -54,15 +54,7 @@ class HistoryReader:
         reference: views.FindReference = views.on_record,
     ) -> None:
         self._loop, self._telemetry, self._reference = loop, telemetry, reference
-        self._one = asyncio.Semaphore(2)  # long questions asked by many must not fill the host's memory with sorting
-
-    async def _aside(self, work: Callable[[], T]) -> T:
-        async with self._one:
-            try:
-                return await asyncio.to_thread(work)
-            except DamagedError as error:
-                self._loop.database.on_damage(error.why)
-                raise
+        self._aside = Aside(loop.database)
 
     # --- records ---------------------------------------------------------------------------------------------------
 
@@ -82,7 +74,7 @@ class HistoryReader:
         answer = h.HistoryAnswer(tests=self._tests(query, uuid) if "tests" in query.show else [])
         if {"results", "summaries"} & set(query.show):
             names = self._names()
-            results, summaries = await self._aside(partial(self._records, query, wanted, names))
+            results, summaries = await self._aside.ask(partial(self._records, query, wanted, names))
             answer.results, answer.summaries = results, summaries
         return answer
 
@@ -95,12 +87,11 @@ class HistoryReader:
         return [proofviews.recorded(rig, proofs, row, with_map=query.map) for row in inside]
 
     def _records(
-        self, query: RecordQuery, wanted: store.Records, names: views.Names
+        self, query: RecordQuery, wanted: store.Records, names: views.Names, conn: Connection
     ) -> tuple[list[h.Result] | None, list[h.Summary] | None]:
         found = views.References(self._reference, names)
-        with store.aside(self._loop.database.path) as conn:
-            results = store.results(conn, wanted, query.limit) if "results" in query.show else None
-            summaries = store.summaries(conn, wanted) if "summaries" in query.show else None
+        results = store.results(conn, wanted, query.limit) if "results" in query.show else None
+        summaries = store.summaries(conn, wanted) if "summaries" in query.show else None
         return (
             None if results is None else [views.result(row, found) for row in results],
             None if summaries is None else [views.summary(row, found, names) for row in summaries],
@@ -130,7 +121,7 @@ class HistoryReader:
             if self._telemetry is None
             else await self._read(self._telemetry, uuid or HOST, metrics, since, until, step)
         )
-        jobs = [] if uuid is None else await self._aside(partial(self._spans, uuid, since, until))
+        jobs = [] if uuid is None else await self._aside.ask(partial(self._spans, uuid, since, until))
         return h.SeriesAnswer(
             since=iso(since) or "",
             until=iso(until) or "",
@@ -150,9 +141,8 @@ class HistoryReader:
             for metric in metrics
         ]
 
-    def _spans(self, uuid: str, since: float, until: float) -> list[h.Span]:
-        with store.aside(self._loop.database.path) as conn:
-            return [views.span(row) for row in store.spans(conn, uuid, since, until)]
+    def _spans(self, uuid: str, since: float, until: float, conn: Connection) -> list[h.Span]:
+        return [views.span(row) for row in store.spans(conn, uuid, since, until)]
 
     # --- the report ------------------------------------------------------------------------------------------------
 
@@ -164,7 +154,7 @@ class HistoryReader:
         if until <= since:
             raise UsageError("until is not after since", mend="give an earlier --since")
         reached = min(until, now)
-        report = await self._aside(partial(self._read_report, since, until, reached, self._cards_now()))
+        report = await self._aside.ask(partial(self._read_report, since, until, reached, self._cards_now()))
         if self._telemetry is not None:
             for card in report.cards:
                 card.drawn_watt_hours = await _drawn(self._telemetry, card.card, since, reached)
@@ -190,9 +180,10 @@ class HistoryReader:
             )
         return sorted(found, key=lambda each: (each.index is None, each.index or 0))
 
-    def _read_report(self, since: float, until: float, reached: float, cards: Sequence[CardNow]) -> h.Report:
-        with store.aside(self._loop.database.path) as conn:
-            return make_report(conn, since, until, reached, cards)
+    def _read_report(
+        self, since: float, until: float, reached: float, cards: Sequence[CardNow], conn: Connection
+    ) -> h.Report:
+        return make_report(conn, since, until, reached, cards)
 
 
 async def _drawn(telemetry: Telemetry, uuid: str, since: float, until: float) -> float | None:

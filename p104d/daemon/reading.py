@@ -16,6 +16,7 @@ from p104d.api.service import Caller
 from p104d.core.job import ENDED, JobState
 from p104d.core.units import iso
 from p104d.daemon import memory, views
+from p104d.daemon.aside import Aside
 from p104d.daemon.cardnames import resolve
 from p104d.daemon.cardviews import messages
 from p104d.daemon.loop import Loop
@@ -40,6 +41,7 @@ class Readings:
     _loop: Loop
     _facts: DaemonFacts
     _progress: ProgressReader
+    _aside: Aside
     warnings: Callable[[], Sequence[str]]
 
     def status(self, caller: Caller) -> m.Status:
@@ -72,15 +74,17 @@ class Readings:
                 messages(self._loop.rig, self._loop.proofs, reads.open_attempts(conn), instances.open_instances(conn))
             )
 
-    def listed(self, caller: Caller, query: JobFilter) -> m.ListedJobs:
-        """Jobs that fit, newest first."""
+    async def listed(self, caller: Caller, query: JobFilter) -> m.ListedJobs:
+        """Jobs that fit, newest first. To find them may take a look at each; the loop goes on meanwhile."""
         if query.label is not None and caller.uid != 0 and not self._facts.user_mode:
             # Labels are the owner's own business, and filtering by them would tell.
             query = msgspec.structs.replace(query, user=caller.user)
         if query.card is not None:
             query = msgspec.structs.replace(query, card=resolve(self._loop.rig, query.card))
+        ids = None if lists.is_quick(query) else await self._aside.ask(lambda conn: lists.fitting(conn, query))
         with self._loop.database.read() as conn:
-            found = m.ListedJobs(self._listed(conn, lists.listed(conn, query), caller, explain=True))
+            rows = lists.listed(conn, query, lists.fitting(conn, query) if ids is None else ids)
+            found = m.ListedJobs(self._listed(conn, rows, caller, explain=True))
         memory.give_back_later(len(found.jobs))
         return found
 

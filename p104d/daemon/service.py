@@ -23,6 +23,7 @@ from p104d.api.power import PowerCards, PowerRequest
 from p104d.api.service import Caller, Exported, LogQuery
 from p104d.core.errors import NotAllowedError, NotFoundError, RefusedError, UnavailableError
 from p104d.daemon import doctor, memory, views
+from p104d.daemon.aside import Aside
 from p104d.daemon.drain import drain
 from p104d.daemon.forecasting import forecast
 from p104d.daemon.history import HistoryReader
@@ -66,6 +67,7 @@ class DaemonService(Readings):
     ) -> None:
         self._loop, self._places, self._facts, self._intake = loop, places, facts, intake
         self._keeper, self._metrics, self._history = keeper, metrics, history
+        self._aside = Aside(loop.database)
         self._progress = ProgressReader(now=loop.clock.now)
         self._verbs = Verbs(loop)
         self._logs = LogReader(loop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -37,8 +38,15 @@ _JOB_COLUMNS = """
            j.ended_at, j.exit_code
 """
 _JOB_ROW = f"{_JOB_COLUMNS} FROM jobs j JOIN documents d ON d.id = j.document_id"
-#: Named as in reads.py, and for the same reason: the scheduler's own index, however long the queue.
-_NEXT_ROW = f"{_JOB_COLUMNS} FROM jobs j INDEXED BY jobs_order CROSS JOIN documents d ON d.id = j.document_id"
+#: CROSS JOIN means "in this order" to SQLite.
+_LISTED_ROW = f"""
+    {_JOB_COLUMNS} FROM json_each(?) w
+    CROSS JOIN jobs j ON j.id = w.value CROSS JOIN documents d ON d.id = j.document_id
+"""
+_LABELLED = """
+    EXISTS (SELECT 1 FROM documents ld, json_each(ld.spec, '$.labels') l
+            WHERE ld.id = j.document_id AND l.key = ? AND l.value = ?)
+"""
 
 
 class _Room:
@@ -120,19 +128,56 @@ def waited(conn: Connection, ids: Sequence[int]) -> list[Any]:
     return [found[i] for i in ids if i in found]
 
 
-def listed(conn: Connection, wanted: JobFilter) -> list[Any]:
-    """The newest jobs that fit, newest first (or ``next_first``), at most ``wanted.limit``.
+def is_quick(wanted: JobFilter) -> bool:
+    """Whether ``fitting`` finds these by one index, however long the queue; otherwise it may look at every job."""
+    if wanted.user is not None or wanted.label is not None or wanted.card is not None or wanted.since is not None:
+        return False
+    return not wanted.states or (wanted.name is None and not wanted.next_first)
 
-    Raises RefusedError beyond MOST_BYTES.
-    """
+
+def fitting(conn: Connection, wanted: JobFilter) -> list[int]:
+    """The ids of the newest jobs that fit, newest first (or ``next_first``), at most ``wanted.limit``."""
+    if len(wanted.states) < 2 or not is_quick(wanted):
+        return _fitting(conn, wanted, wanted.states)
+    # Of each state its newest: in one statement the planner would sort all jobs of these states.
+    found = {each for state in wanted.states for each in _fitting(conn, wanted, (state,))}
+    return sorted(found, reverse=True)[: wanted.limit]
+
+
+def _fitting(conn: Connection, wanted: JobFilter, states: tuple[JobState, ...]) -> list[int]:
+    where, values = _conditions(wanted, states)
+    index, order = "", "j.id DESC"
+    if wanted.next_first:
+        index, order = "INDEXED BY jobs_order", "j.priority DESC, j.id"
+    elif wanted.name is not None:
+        index = "INDEXED BY jobs_name"
+    elif len(states) == 1:
+        index = "INDEXED BY jobs_state"
+    statement = f"SELECT j.id FROM jobs j {index} WHERE {where} ORDER BY {order} LIMIT ?"  # noqa: S608
+    return [row[0] for row in sql.rows(conn, statement, (*values, wanted.limit))]
+
+
+def listed(conn: Connection, wanted: JobFilter, ids: Sequence[int]) -> list[Any]:
+    """The rows of those of ``ids`` that fit (still), in their order. Raises RefusedError beyond MOST_BYTES."""
+    where, values = _conditions(wanted, wanted.states)
+    statement = f"{_LISTED_ROW} WHERE {where} ORDER BY w.key"
+    found, room = list[Any](), _Room()
+    for row in sql.each(conn, statement, (json.dumps(ids), *values)):
+        room.take(row.matrix)
+        found.append(row)
+    return found
+
+
+def _conditions(wanted: JobFilter, states: tuple[JobState, ...]) -> tuple[str, list[object]]:
+    """For ``WHERE``, with ``j`` for the jobs, and the values of its question marks."""
     where, values = ["1"], list[object]()
 
     def need(condition: str, *given: object) -> None:
         where.append(condition)
         values.extend(given)
 
-    if wanted.states:
-        need(f"j.state IN ({','.join('?' * len(wanted.states))})", *(s.value for s in wanted.states))
+    if states:
+        need(f"j.state IN ({','.join('?' * len(states))})", *(s.value for s in states))
     if wanted.name is not None:
         need("j.name = ?", wanted.name)
     if wanted.user is not None:
@@ -142,18 +187,12 @@ def listed(conn: Connection, wanted: JobFilter) -> list[Any]:
     if wanted.before is not None:
         need("j.id < ?", wanted.before)
     if wanted.label is not None:
-        need("EXISTS (SELECT 1 FROM json_each(d.spec, '$.labels') l WHERE l.key = ? AND l.value = ?)", *wanted.label)
+        need(_LABELLED, *wanted.label)
     if wanted.card is not None:
         need("j.id IN (SELECT job_id FROM attempt_cards WHERE card_uuid = ?)", wanted.card)
     if wanted.next_first:
         need("j.state = 'queued' AND j.blocked = 0 AND j.eligible_at IS NULL")
-    select, order = (_NEXT_ROW, "j.priority DESC, j.id") if wanted.next_first else (_JOB_ROW, "j.id DESC")
-    statement = f"{select} WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?"
-    found, room = list[Any](), _Room()
-    for row in sql.each(conn, statement, (*values, wanted.limit)):
-        room.take(row.matrix)
-        found.append(row)
-    return found
+    return " AND ".join(where), values
 
 
 def attempts_of(conn: Connection, job_id: int) -> list[Any]:

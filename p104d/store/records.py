@@ -1,7 +1,6 @@
 """The record as people ask for it: results, what they come to, and the attempts that are drawn under readings.
 
-A million rows take seconds to add up, so these statements run in a thread on a connection of their own
-(:func:`aside`), whose sorting goes to files instead of the daemon's memory.
+A million rows take seconds to add up: these statements are for ``store.aside``.
 """
 
 from __future__ import annotations
@@ -9,18 +8,12 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.pool import NullPool
 
-from p104d.core.errors import UnavailableError
 from p104d.store import sql
-from p104d.store.engine import DamagedError, is_damage
 
 #: Rows of one listing of summaries; a rig has a few dozen kinds of work.
 MAX_GROUPS = 5000
@@ -39,33 +32,6 @@ class Records(msgspec.Struct, frozen=True, kw_only=True):
     speeds: bool = False
     since: float | None = None
     until: float | None = None
-
-
-@contextmanager
-def aside(path: Path) -> Iterator[Connection]:
-    """A reading transaction beside the daemon's own, for any thread. Raises UnavailableError."""
-    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=NullPool)
-    try:
-        with engine.connect() as connection:
-            driver = connection.connection.driver_connection
-            assert isinstance(driver, sqlite3.Connection)
-            driver.isolation_level = None
-            for pragma in ("query_only=ON", "temp_store=FILE", "busy_timeout=5000", "trusted_schema=OFF"):
-                driver.execute(f"PRAGMA {pragma}")
-            driver.execute("BEGIN")
-            try:
-                yield connection
-            finally:
-                driver.execute("ROLLBACK")
-    except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
-        why = error.orig if isinstance(error, sa.exc.DatabaseError) else error
-        if is_damage(error):
-            raise DamagedError(why) from error
-        if not isinstance(why, sqlite3.OperationalError):
-            raise
-        raise UnavailableError(f"the records cannot be read: {why}", mend=f"check the disk of {path}") from error
-    finally:
-        engine.dispose()
 
 
 def _where(wanted: Records) -> tuple[str, list[object]]:

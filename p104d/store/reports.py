@@ -1,6 +1,6 @@
 """All that a report adds up, over the time from ``since`` to before ``until`` (Unix seconds).
 
-An attempt or job counts in the time in which it ended. To be asked on ``records.aside``: a busy year takes seconds.
+An attempt or job counts in the time in which it ended. To be asked on ``store.aside``: a busy year takes seconds.
 """
 
 from __future__ import annotations

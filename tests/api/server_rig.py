@@ -61,7 +61,7 @@ class FakeService:
         self._call("submit", caller, request)
         return m.Submitted([m.IdName(1, "job")])
 
-    def listed(self, caller: Caller, query: JobFilter) -> m.ListedJobs:
+    async def listed(self, caller: Caller, query: JobFilter) -> m.ListedJobs:
         self._call("listed", caller, query)
         assert query.before is None or query.before <= LARGEST_ID
         return m.ListedJobs([])

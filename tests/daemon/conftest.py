@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from daemon_rig import Rig
+
+from p104d.store.engine import Database
+from p104d.store.migrate import upgrade_in_child
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +48,20 @@ def start() -> Iterator[Callable[..., Rig]]:
             return rig.start()
 
         yield call
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty queue, as the daemon makes it."""
+    path = tmp_path_factory.mktemp("template") / "queue.db"
+    upgrade_in_child(path)
+    return path
+
+
+@pytest.fixture
+def database(template: Path, tmp_path: Path) -> Iterator[Database]:
+    """A queue without a daemon, of a test's own."""
+    shutil.copy(template, tmp_path / "queue.db")
+    opened = Database(tmp_path / "queue.db", synchronous="OFF")
+    yield opened
+    opened.close()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +27,6 @@ from p104d.engines.reference import references
 from p104d.hardware.messages import Cycle
 from p104d.store import moves, proofs, results
 from p104d.store.engine import Database
-from p104d.store.migrate import upgrade_in_child
 from p104d.store.submit import NewDocument, Submitter, submit
 
 NOW = 1_700_000_000.0
@@ -42,21 +39,6 @@ def uuid(number: int) -> str:
 
 
 A, B, C = uuid(0), uuid(1), uuid(2)
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("template") / "queue.db"
-    upgrade_in_child(path)
-    return path
-
-
-@pytest.fixture
-def database(template: Path, tmp_path: Path) -> Iterator[Database]:
-    shutil.copy(template, tmp_path / "queue.db")
-    opened = Database(tmp_path / "queue.db", synchronous="OFF")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from p104d.core.errors import UnavailableError
 from p104d.core.job import JobState, Measurement
 from p104d.core.lifecycle import Move
 from p104d.store import moves, records, reports, results, sql
+from p104d.store.aside import aside
 from p104d.store.engine import Database
 from p104d.store.records import Records
 from p104d.store.tables import metadata
@@ -244,12 +245,12 @@ def test_the_oldest_job(conn: Connection) -> None:
 def test_aside_reads_what_is_committed_and_writes_nothing(database: Database) -> None:
     with database.write() as conn:
         add(conn)
-    with database.write() as conn, records.aside(database.path) as beside:
+    with database.write() as conn, aside(database.path) as beside:
         add(conn)
         assert sql.value(beside, "SELECT count(*) FROM jobs") == 1
-    with pytest.raises(UnavailableError, match="readonly"), records.aside(database.path) as beside:
+    with pytest.raises(UnavailableError, match="readonly"), aside(database.path) as beside:
         sql.run(beside, "DELETE FROM jobs")
-    with pytest.raises(UnavailableError, match="records cannot be read"), records.aside(database.path / "no"):
+    with pytest.raises(UnavailableError, match="file cannot be read"), aside(database.path / "no"):
         pass
 
 
@@ -367,7 +368,7 @@ def test_no_question_of_an_hour_walks_years(many: Database, name: str) -> None:
 
 
 def test_an_hour_of_many_is_fast(many: Database) -> None:
-    with records.aside(many.path) as conn:
+    with aside(many.path) as conn:
         spent = {}
         for name, ask in QUESTIONS.items():
             start = time.perf_counter()

@@ -16,7 +16,8 @@ from p104d.store.submit import Submitter
 
 
 def names(conn: Connection, **wanted: Any) -> list[str]:
-    return [row.name for row in lists.listed(conn, JobFilter(**wanted))]
+    filter_ = JobFilter(**wanted)
+    return [row.name for row in lists.listed(conn, filter_, lists.fitting(conn, filter_))]
 
 
 @pytest.fixture
@@ -70,6 +71,16 @@ def test_the_next_to_start_come_first(database: Database) -> None:
         assert names(conn, next_first=True) == ["b", "d", "a", "c"]
         assert names(conn, next_first=True, limit=1) == ["b"]
         assert names(conn, next_first=True, name="c") == ["c"]
+        assert names(conn, next_first=True, states=(JobState.QUEUED, JobState.FAILED)) == ["b", "d", "a", "c"]
+
+
+def test_what_changed_since_it_was_found_is_left_out(filled: Database) -> None:
+    wanted = JobFilter(states=(JobState.QUEUED,), since=NOW + 0.5)
+    with filled.write() as conn:
+        ids = lists.fitting(conn, wanted)
+        assert len(ids) == 3
+        bring(conn, ids[1], JobState.RUNNING)
+        assert [row.id for row in lists.listed(conn, wanted, [*ids, 10**9])] == [ids[0], ids[2]]
 
 
 @pytest.mark.parametrize("text", ["a' OR 1=1 --", "%", "_", "\0", "é" * 300, ""])

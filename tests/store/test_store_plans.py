@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.engine import Connection
 from store_rig import NOW, add, bring, column, document, end, place
 
-from p104d.core.job import JobState
+from p104d.core.job import ENDED, JobState
 from p104d.core.lifecycle import Move
 from p104d.store import lists, moves, reads, retention, schedules, sql
 from p104d.store.engine import Database
@@ -58,6 +58,11 @@ def queues(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         each.close()
 
 
+def listed(conn: Connection, wanted: JobFilter) -> None:
+    """A list as it is made."""
+    lists.listed(conn, wanted, lists.fitting(conn, wanted))
+
+
 def dispatch(conn: Connection) -> None:
     """What one job costs from its submission to its end, and what the loop asks at each step."""
     (job_id,) = add(conn, document("one", priority=900), now=NOW)
@@ -90,10 +95,10 @@ def dispatch(conn: Connection) -> None:
     lists.states(conn, [job_id, after])
     lists.cards_of(conn, [job_id])
     lists.attempts_of(conn, job_id)
-    lists.listed(conn, JobFilter())
-    lists.listed(conn, JobFilter(states=(JobState.RUNNING,)))
-    lists.listed(conn, JobFilter(name="one"))
-    lists.listed(conn, JobFilter(card="GPU-0000"))
+    listed(conn, JobFilter())
+    listed(conn, JobFilter(states=(JobState.RUNNING,)))
+    listed(conn, JobFilter(name="one"))
+    listed(conn, JobFilter(card="GPU-0000"))
     retention.forget_jobs(conn, 1e9 - 1, 100)
 
 
@@ -180,6 +185,29 @@ def cycle(conn: Connection) -> None:
     bring(conn, job_id, JobState.SUCCEEDED)
 
 
+_ACTIVE = tuple(state for state in JobState if state not in ENDED)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "quick"),
+    [
+        (JobFilter(), True),
+        (JobFilter(states=_ACTIVE, before=7), True),
+        (JobFilter(name="one"), True),
+        (JobFilter(next_first=True), True),
+        (JobFilter(next_first=True, states=_ACTIVE), False),
+        (JobFilter(name="one", states=_ACTIVE), False),
+        (JobFilter(user="me"), False),
+        (JobFilter(label=("a", "b")), False),
+        (JobFilter(card="GPU-0000"), False),
+        (JobFilter(since=1.0), False),
+    ],
+)
+def test_a_list_that_may_walk_the_queue_is_known_as_one(wanted: JobFilter, quick: bool) -> None:
+    """What is not quick is asked beside the loop."""
+    assert lists.is_quick(wanted) == quick
+
+
 @pytest.mark.parametrize(
     "work",
     [
@@ -190,11 +218,28 @@ def cycle(conn: Connection) -> None:
         reads.open_attempts,
         lambda conn: reads.first_jobs(conn, 64),
         lambda conn: moves.make_due(conn, NOW),
-        lambda conn: lists.listed(conn, JobFilter()),
-        lambda conn: lists.listed(conn, JobFilter(states=(JobState.RUNNING, JobState.FAILED))),
+        lambda conn: listed(conn, JobFilter()),
+        lambda conn: listed(conn, JobFilter(states=(JobState.RUNNING, JobState.FAILED))),
+        lambda conn: listed(conn, JobFilter(states=_ACTIVE)),
+        lambda conn: listed(conn, JobFilter(states=tuple(JobState), before=600)),
+        lambda conn: listed(conn, JobFilter(name="job")),
         lambda conn: retention.forget_jobs(conn, 1e9 + 100, 5),
     ],
-    ids=["cycle", "requirements", "timer", "counts", "open", "first", "due", "list", "list-rare", "forget"],
+    ids=[
+        "cycle",
+        "requirements",
+        "timer",
+        "counts",
+        "open",
+        "first",
+        "due",
+        "list",
+        "list-rare",
+        "list-active",
+        "list-all",
+        "list-name",
+        "forget",
+    ],
 )
 def test_a_long_queue_costs_what_a_short_one_does(
     queues: tuple[Database, Database], work: Callable[[Connection], None]

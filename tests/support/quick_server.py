@@ -2,10 +2,10 @@
 
     path = command("/tmp/x")            # an executable /tmp/x/llama-server; starts in some 20 ms
 
-It notes what happens to it in ``served``, beside its model, a line a write: ``start PID CARDS MODEL``, ``think
-PID``, ``ask PID PROMPT``, ``conflict PID CARDS``. Where there is a folder ``locks`` beside the model, it holds a lock on each of its
-cards for life, as the jobs of the crash tests do. What it is to do wrong stands in ``MODEL.how``, one JSON object that
-is read again for every request:
+It notes what happens to it in ``served``, beside its model, a line a write: ``start PID CARDS MODEL``, ``think PID``,
+``ask PID PROMPT``, ``conflict PID CARDS``. Where there is a folder ``locks`` beside the model, it holds a lock on each
+of its cards for life, as the jobs of the crash tests do. What it is to do wrong stands in ``MODEL.how``, one JSON
+object that is read again for every request:
 
     {"load": 0.5}         seconds until it listens; below 0: it never does
     {"exit": 3}           it ends at once with this code ("words" is what it says before, a line)
