@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import NullPool, StaticPool
 
 from p104d.core.errors import UnavailableError
+from p104d.store import wal
 
 #: What SQLite answers where the file is not what it wrote: no space and no second try will mend that.
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -75,20 +76,22 @@ class Database:
     """One SQLite file with one writing connection and reading ones beside it, all of this process alone.
 
     ``write()`` and ``read()`` give a connection inside a transaction. When one raises
-    UnavailableError nothing of the transaction is to be relied on: the disk was full (rolled back; the file stays
-    open) or the commit's fate is unknown (an I/O error; the file was closed and the next use opens it again, so that
-    the caller reads afresh). Where it cannot be opened (no room) each use raises UnavailableError until it can.
+    UnavailableError nothing of the transaction has happened, nor will: the disk was full (rolled back; the file stays
+    open) or it failed (what was written of it is cut off, the file closed, and opened again by the next use). Where
+    that cannot be done (no room, or the disk still fails) each use raises UnavailableError until it can.
     A DamagedError is for good: ``on_damage`` is called with its text too.
     """
 
     def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
         self.path = path
         self._synchronous = synchronous
-        self._is_open = False
+        self._is_open = self._to_be_cut = False
         self.on_damage: Callable[[str], None] = lambda _: None
         self._ready()
 
     def _ready(self) -> None:
+        if self._to_be_cut:
+            self._cut()
         if self._is_open:
             return
         try:
@@ -105,8 +108,11 @@ class Database:
             return DamagedError(why)
         if not isinstance(why, sqlite3.OperationalError):
             return error
-        mend = f"free space on or check the disk of {self.path}"
-        return UnavailableError(f"the queue cannot be {done}: {why}", mend=mend)
+        return UnavailableError(f"the queue cannot be {done}: {why}", mend=self._mend)
+
+    @property
+    def _mend(self) -> str:
+        return f"free space on or check the disk of {self.path}"
 
     def _open(self) -> None:
         url = sa.URL.create("sqlite", database=str(self.path))
@@ -142,8 +148,21 @@ class Database:
             if instead is error:
                 raise
             if not _is_full(error):  # then it was rolled back, and a file that is closed may find no room to open again
-                self.close()
+                self._to_be_cut = True
+                with contextlib.suppress(UnavailableError):  # then the next use tries again
+                    self._cut()
             raise instead from error
+
+    def _cut(self) -> None:
+        """Leave nothing behind of a transaction that failed, and close. Raises UnavailableError."""
+        try:
+            wal.cut(self.path)
+        except OSError as error:
+            raise UnavailableError(
+                f"the queue cannot be written: {error.strerror or error}", mend=self._mend
+            ) from error
+        self._to_be_cut = False
+        self.close()
 
     def reopen(self) -> None:
         """Drop every connection and open the file again."""

@@ -20,8 +20,8 @@ from daemon_rig import CONFIG, Rig
 
 _HERE = Path(__file__).resolve().parent
 MIB = 2**20
-#: Seven numbers; world.c says which.
-_WORLD_BYTES = 56
+#: Eight numbers; world.c says which.
+_WORLD_BYTES = 64
 #: Of a small disk: few enough to be used up by a test.
 _INODES = 1000
 
@@ -111,8 +111,10 @@ class FaultRig(Rig):
         """How many did."""
         return self._get(2)
 
-    def fail_sync(self, which: int, *, of: str = "queue") -> None:
-        """Let one sync of the ``queue``'s files, or of the ``attempts``', fail with EIO: 1 is the next, 0 none."""
+    def fail_sync(self, which: int, *, of: str = "queue", more: int = 0) -> None:
+        """Let one sync of the ``queue``'s files, or of the ``attempts``', fail with EIO: 1 is the next, 0 none; and
+        (of the queue's) so many ``more`` right after it."""
+        self._set(7, more)
         self._set({"queue": 3, "attempts": 5}[of], which)
 
     def failed_syncs(self, of: str = "queue") -> int:

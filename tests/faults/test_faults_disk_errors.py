@@ -77,11 +77,12 @@ def must_be_unavailable(answer: Result) -> None:
 
 @pytest.mark.torture
 def test_a_sync_of_the_queue_that_fails(world: FaultRig) -> None:
-    """At each of many syncs of a working daemon: the one behind a submission, a start, an end, a checkpoint."""
+    """At each of many syncs of a working daemon: the one behind a submission, a start, an end, a checkpoint; and one or
+    two after it, those of closing the file, which would leave a commit that was refused in the log."""
     customer = Customer(world, "synced")
     for number in range(amount(9, 50)):
         before = world.failed_syncs()
-        world.fail_sync(number % 3 + 1)
+        world.fail_sync(number % 3 + 1, more=number // 3 % 3)
         for _ in range(5):
             customer.submit()
             if world.failed_syncs() > before:

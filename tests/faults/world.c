@@ -1,12 +1,13 @@
 /* Another world for a process and what it starts: its host's clock is set, its host has booted again, its disk does not
  * read. Loaded by LD_PRELOAD; fault_rig.py has the side in Python.
  *
- * P104_WORLD names a file of seven 64-bit numbers, mapped by everybody and changed at any time by the test:
+ * P104_WORLD names a file of eight 64-bit numbers, mapped by everybody and changed at any time by the test:
  *
  *   [0]  seconds to be added to what CLOCK_REALTIME says
  *   [1]  how many reads of the queue's files are to fail with EIO from now on (counted down)   [2]  how many have
  *   [3]  which sync of the queue's files is to fail: 1 is the next (counted down; 0: none)     [4]  how many have
  *   [5]  the same of the files of attempts                                                     [6]  how many have
+ *   [7]  how many syncs of the queue's files fail after the one of [3] (counted down)
  *
  * P104_WORLD_BOOT, when set, is a file that is read in the place of the kernel's boot id. */
 
@@ -29,7 +30,7 @@
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 #define BOOT_ID "/proc/sys/kernel/random/boot_id"
 
-static volatile int64_t nothing[7];
+static volatile int64_t nothing[8];
 static volatile int64_t *world = nothing;
 static int (*real_clock_gettime)(clockid_t, struct timespec *);
 static ssize_t (*real_pread64)(int, void *, size_t, off64_t);
@@ -120,8 +121,14 @@ static int is_the_one(int slot, const char *part, int descriptor) {
     return __atomic_sub_fetch(&world[slot], 1, __ATOMIC_SEQ_CST) == 0 && fails(slot + 1);
 }
 
+static int is_one_more(int descriptor) {
+    if (world[7] <= 0 || world[3] > 0 || !is_of("/queue.db", descriptor)) return 0;
+    __atomic_sub_fetch(&world[7], 1, __ATOMIC_SEQ_CST);
+    return fails(4);
+}
+
 static int does_not_sync(int descriptor) {
-    return is_the_one(3, "/queue.db", descriptor) || is_the_one(5, "/jobs/", descriptor);
+    return is_one_more(descriptor) || is_the_one(3, "/queue.db", descriptor) || is_the_one(5, "/jobs/", descriptor);
 }
 
 PUBLIC int fsync(int descriptor) { return does_not_sync(descriptor) ? -1 : REAL(fsync)(descriptor); }
