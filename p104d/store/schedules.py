@@ -110,17 +110,23 @@ def owe(
     )
 
 
+_SENDING = (
+    "SELECT uid, count(*) FROM notifications INDEXED BY notifications_sending WHERE state = 'sending' GROUP BY uid"
+)
+#: A loose index scan: one seek a user, however many are owed.
+_OWED_TO = """
+    WITH RECURSIVE users(uid) AS (
+        SELECT (SELECT min(uid) FROM notifications INDEXED BY notifications_owed WHERE state = 'owed')
+        UNION ALL
+        SELECT (SELECT min(uid) FROM notifications INDEXED BY notifications_owed WHERE state = 'owed' AND uid > u.uid)
+        FROM users u WHERE u.uid IS NOT NULL
+    ) SELECT uid FROM users WHERE uid IS NOT NULL
+"""
+_OWED = """
+    SELECT id FROM notifications INDEXED BY notifications_owed WHERE state = 'owed' AND uid = ? ORDER BY id LIMIT ?
+"""
 _TAKE_OWED = """
-    WITH busy AS (SELECT uid, count(*) AS count FROM notifications WHERE state = 'sending' GROUP BY uid),
-    turns AS (
-        SELECT n.id, row_number() OVER (PARTITION BY n.uid ORDER BY n.id) + COALESCE(b.count, 0) AS turn
-        FROM notifications n LEFT JOIN busy b ON b.uid = n.uid WHERE n.state = 'owed'
-    )
-    UPDATE notifications SET state = 'sending', tries = tries + 1
-    WHERE id IN (
-        SELECT id FROM turns WHERE turn <= :each ORDER BY turn, id
-        LIMIT max(0, :limit - (SELECT COALESCE(sum(count), 0) FROM busy))
-    )
+    UPDATE notifications SET state = 'sending', tries = tries + 1 WHERE id IN (SELECT value FROM json_each(?))
     RETURNING id, uid, user, command, env, (
         SELECT json_extract(d.env, '$.limits') FROM jobs j JOIN documents d ON d.id = j.document_id
         WHERE j.id = notifications.job_id
@@ -134,7 +140,16 @@ def take_owed(conn: Connection, limit: int = 16, each: int = 8) -> list[Owed]:
     At most ``limit`` are under way at once, and ``each`` of one user: cancelling ten thousand jobs makes as many
     processes, and they must neither come all at once nor keep the others' waiting.
     """
-    rows = sql.rows(conn, _TAKE_OWED, {"limit": limit, "each": each})
+    busy = {int(row[0]): int(row[1]) for row in sql.rows(conn, _SENDING)}
+    turns: list[tuple[int, int]] = []
+    for (uid,) in sql.rows(conn, _OWED_TO):
+        going = busy.get(uid, 0)
+        ids = sql.rows(conn, _OWED, (uid, max(0, each - going)))
+        turns += [(going + turn, row[0]) for turn, row in enumerate(ids)]
+    chosen = [number for _turn, number in sorted(turns)[: max(0, limit - sum(busy.values()))]]
+    if not chosen:
+        return []
+    rows = sql.rows(conn, _TAKE_OWED, (msgspec.json.encode(chosen).decode(),))
     decode = msgspec.json.decode
     return [Owed(r.id, r.uid, r.user, decode(r.command), decode(r.env), _limits(r.limits)) for r in rows]
 

@@ -269,4 +269,11 @@ notifications = _table(
     _column("state", sa.TEXT),
     _column("error", sa.TEXT, null=True),
 )
-sa.Index("notifications_owed", notifications.c.id, sqlite_where=notifications.c.state == sa.literal_column("'owed'"))
+_notification = notifications.c
+sa.Index(
+    "notifications_owed",
+    _notification.uid,
+    _notification.id,
+    sqlite_where=_notification.state == sa.literal_column("'owed'"),
+)
+sa.Index("notifications_sending", _notification.uid, sqlite_where=_notification.state == sa.literal_column("'sending'"))

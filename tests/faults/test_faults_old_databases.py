@@ -102,6 +102,7 @@ LATER = {
         INSERT INTO instance_cards VALUES (1, 0, '{CARD}', 1000, 1000, 900);
         INSERT INTO pins VALUES ('/m.gguf', 'me', 100.0);
     """,
+    "0005": "",
 }
 
 #: Counted from an hour ago, as they are written above.
