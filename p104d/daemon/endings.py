@@ -18,7 +18,7 @@ from p104d.engines.model_probe import label_of
 from p104d.policy.retry import After, Ending, How, Stop, after_end, backoff_seconds
 from p104d.processes import logs
 from p104d.processes.attempt import ExitRecord, Key, Look, LookKind
-from p104d.store import instances, lists, model_facts, moves, reads, results
+from p104d.store import dependents, instances, lists, model_facts, moves, reads, results
 from p104d.store.reads import JobFacts
 
 #: Of a longer log only its beginning (where engines tell what they loaded) and its end are read for measurements.
@@ -32,6 +32,8 @@ _LAST_WORD_BYTES = 600
 _PATIENT_REVOKES = 3
 #: What a batch runner ends with when its server does not give a single token any more (engines.batch).
 _NO_SERVER = 75
+#: Of those that waited for one that has ended, a step settles so many: some 30 ms.
+MOST_SETTLED = 500
 _SERVERS = (Stop.SERVER_ENDED.value, Stop.SERVER_SILENT.value)
 
 
@@ -146,7 +148,7 @@ def finish(conn: Connection, done: Finished, work: Work, now: float) -> None:
     if state in ENDED:
         record = done.look.exit if done.look is not None else None
         settle(conn, job, state, after.reason, work, now, record.wall_seconds if record is not None else None)
-    elif doomed := moves.wait_again(conn, job.id, job.document_id, now):
+    elif doomed := dependents.wait_again(conn, job.id, job.document_id, now):
         settle(conn, job, JobState.CANCELLED, doomed, work, now)
 
 
@@ -189,12 +191,32 @@ def settle(
     work.ended[job.id] = state
     work.ends.append((state, reason, ran))
     work.notify |= owe_for_job(conn, job, state, reason, now)
-    for cancelled in moves.settle_dependents(conn, job.id, job.document_id, state, now):
-        work.ended[cancelled] = JobState.CANCELLED
-        work.ends.append((JobState.CANCELLED, f"job {job.id}, which it needed, ended", None))
-        dependent = reads.facts(conn, cancelled)
-        if dependent is not None and dependent.spec.notify is not None:
-            work.notify |= owe_for_job(conn, dependent, JobState.CANCELLED, f"job {job.id} {reason}", now)
+    work.unsettled += dependents.of(conn, job.id, job.document_id)
+
+
+def settle_dependents(conn: Connection, work: Work, now: float, most: int = MOST_SETTLED) -> None:
+    """Free or cancel those that waited for what has ended, ``most`` of them; the others stay in ``work``."""
+    if not work.unsettled:
+        return
+    done = dependents.settle(conn, work.unsettled, now, most)
+    work.unsettled = done.left
+    work.dirty |= bool(done.freed or done.cancelled)
+    for each in done.cancelled:
+        _cancelled(conn, each, work, now)
+
+
+def _cancelled(conn: Connection, some: dependents.Cancelled, work: Work, now: float) -> None:
+    for job_id in some.ids:
+        work.ended[job_id] = JobState.CANCELLED
+        work.ends.append((JobState.CANCELLED, f"job {some.need}, which it needed, ended", None))
+    wanted = reads.document(conn, some.document_id).spec.notify
+    if wanted is None or JobState.CANCELLED.value not in wanted.on:
+        return
+    for job_id in some.ids:
+        job = reads.facts(conn, job_id)
+        if job is not None:
+            why = f"job {some.need}, which it needed, {some.past}"
+            work.notify |= owe_for_job(conn, job, JobState.CANCELLED, why, now)
 
 
 def _ending(conn: Connection, done: Finished, job: JobFacts) -> Ending:

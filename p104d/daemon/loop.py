@@ -22,7 +22,7 @@ from p104d.core.errors import UnavailableError
 from p104d.daemon import timetable
 from p104d.daemon.acting import Actor
 from p104d.daemon.config import Settings
-from p104d.daemon.endings import Finished, finish
+from p104d.daemon.endings import Finished, finish, settle_dependents
 from p104d.daemon.events import (
     CardBad,
     CardsGone,
@@ -91,6 +91,8 @@ class Loop:
         self.tick: Callable[[], None] = lambda: None
         self._events: deque[LoopEvent] = deque()
         self._save: dict[str, CardRecord] = {}
+        #: Documents that wait for what has ended; a step settles a part of them.
+        self.unsettled: list[int] = []
         self._wake = asyncio.Event()
         #: The daemon ends: nothing is placed any more.
         self.closing = False
@@ -178,17 +180,19 @@ class Loop:
         """
         now = self.clock.now()
         due = self._deadline is not None and self._deadline <= now
-        if not (request or self._events or self._dirty or self._save or due or self._wall.was_set(now)):
+        pending = self._events or self._dirty or self._save or self.unsettled
+        if not (request or pending or due or self._wall.was_set(now)):
             return None
         events, saves = list(self._events), dict(self._save)
         self._events.clear()
-        work = Work(dirty=self._dirty or due)
+        work = Work(dirty=self._dirty or due, unsettled=list(self.unsettled))
         try:
             with self._wall.write(self.database, now) as conn:
                 for record in saves.values():
                     cards.save_card(conn, record)
                 answer = request(conn, now, work) if request is not None else None
                 self._take_in(conn, events, work, now)
+                settle_dependents(conn, work, now)
                 if work.dirty:
                     self.placer.place(conn, work, now)
                 deadline = self._next_deadline(conn, now)
@@ -206,7 +210,8 @@ class Loop:
                 del self._save[uuid]
         # Of very many requirements a part was looked at; the rest have their turn before anybody sleeps.
         self._dirty = work.dirty and self.placer.unfinished(work)
-        if self._dirty:
+        self.unsettled = work.unsettled
+        if self._dirty or self.unsettled:
             self._wake.set()
         if deadline != self._deadline:
             # A request may have stepped while the loop sleeps towards the deadline of before.

@@ -26,7 +26,7 @@ from p104d.daemon.server_launch import KIND
 from p104d.daemon.servers import key_of
 from p104d.processes.attempt import Key, Look, LookKind
 from p104d.processes.supervisor import Supervisor
-from p104d.store import instances, proofs, reads, schedules
+from p104d.store import dependents, instances, proofs, reads, schedules
 from p104d.store.engine import Database
 from p104d.store.instances import Instance
 from p104d.store.reads import OpenAttempt
@@ -48,6 +48,8 @@ async def recover(
     with database.read() as conn:
         attempts = reads.open_attempts(conn)
         copies = instances.open_instances(conn)
+        # The daemon may have died in the middle of settling them.
+        loop.unsettled = dependents.everything(conn)
     with database.write() as conn:
         schedules.owe_again(conn)
         proofs.interrupt_all(conn, loop.clock.now())

@@ -25,8 +25,8 @@ from p104d.policy.fit import impossible
 from p104d.store import reads, schedules
 from p104d.store.submit import NewDocument, Submitter, submit
 
-#: Smaller submissions are parsed on the loop: they take well under the few milliseconds that a thread's start and
-#: the hand-over cost.
+#: Smaller submissions without a matrix are parsed on the loop: they take well under the few milliseconds that a
+#: thread's start and the hand-over cost.
 _INLINE_BYTES = 8 * 1024
 _INVENTORY_SECONDS = 10.0
 #: A user's schedules: all of them are looked at whenever one is due.
@@ -56,8 +56,8 @@ class Intake:
             now=time.time(),
         )
         texts = [*(each.text for each in request.documents), *request.set]
-        # The files of a matrix on an engine are looked at one by one: a second for the largest.
-        many = all(any(key in text for text in texts) for key in ("engine", "matrix"))
+        # A few lines may stand for a hundred thousand jobs.
+        many = any("matrix" in text for text in texts)
         if sum(len(each.text) for each in request.documents) <= _INLINE_BYTES and not many:
             parsed = parse_submission(documents, context)
         else:

@@ -15,7 +15,7 @@ from p104d.daemon.loop import Loop
 from p104d.daemon.views import no_such_job
 from p104d.daemon.work import Work
 from p104d.policy.retry import Stop
-from p104d.store import lists, moves, reads
+from p104d.store import dependents, lists, moves, reads
 from p104d.store.reads import JobFacts
 
 MOST_PRIORITY = 1000
@@ -91,7 +91,7 @@ class Verbs:
             )
         if not moves.retry(conn, job.id, job.document_id):
             raise RefusedError(f"job {job.id} changed meanwhile", mend="try again")
-        moves.block_dependents(conn, job.id, job.document_id)
+        dependents.block(conn, job.id, job.document_id)
 
     def _priority(self, conn: Connection, job: JobFacts, priority: int) -> None:
         if not moves.set_priority(conn, job.id, priority):

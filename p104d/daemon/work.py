@@ -28,6 +28,7 @@ class Work(msgspec.Struct, kw_only=True):
     ``loads`` are copies of models that are among the launches: number, account (None: the daemon's own user), whether
     others may use it. ``begun`` are copies whose process is there, ``evicts`` those that are to go, some of them at
     once, ``gone`` those that have gone, ``sick`` those that a job found to be silent.
+    ``unsettled`` are documents that wait for a job that has ended, and are to be freed or cancelled.
     ``launch_cards`` are the cards of each launch: a memory test or a copy there has to be gone first. ``tests_left``
     are tests that are over (card and record), ``findings`` what they found, for the log; ``cards`` records that were
     saved and hold from now on, ``tests_next_at`` when all cards are to be tested again (Unix time).
@@ -48,6 +49,7 @@ class Work(msgspec.Struct, kw_only=True):
     stops: list[Key] = []
     kills: list[Key] = []
     ended: dict[int, JobState] = {}
+    unsettled: list[int] = []
     results: list[Result] = []
     tests: list[BegunTest] = []
     tests_left: dict[str, int] = {}

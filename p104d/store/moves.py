@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy.engine import Connection
 
-from p104d.core.job import ENDED, JobState, Measurement, Outcome
+from p104d.core.job import ENDED, Measurement, Outcome
 from p104d.core.lifecycle import Move, sources, target
 from p104d.core.plan import Start
 from p104d.store import sql
-from p104d.store.reads import doomed_need
 from p104d.store.submit import is_blocked
 
 
@@ -19,7 +18,7 @@ def _states(move: Move) -> str:
     return ", ".join(f"'{state.value}'" for state in sorted(sources(move)))
 
 
-def _guarded(move: Move, sets: str = "", where: str = "id = :id") -> str:
+def guarded(move: Move, sets: str = "", where: str = "id = :id") -> str:
     """The one shape of a transition: named states in, one state out, the rows that were won back."""
     return (
         f"UPDATE jobs SET state = '{target(move).value}'{', ' + sets if sets else ''} "  # noqa: S608 - constants
@@ -27,24 +26,24 @@ def _guarded(move: Move, sets: str = "", where: str = "id = :id") -> str:
     )
 
 
-_HOLD = _guarded(Move.HOLD, "reason = NULL")
-_RELEASE = _guarded(Move.RELEASE)
-_PLACE = _guarded(
+_HOLD = guarded(Move.HOLD, "reason = NULL")
+_RELEASE = guarded(Move.RELEASE)
+_PLACE = guarded(
     Move.PLACE, "attempts = attempts + 1, reason = NULL, exit_code = NULL, started_at = NULL, ended_at = NULL"
 )
-_REVOKE = _guarded(Move.REVOKE)
-_RUN = _guarded(Move.RUN, "started_at = :at")
-_STOP = _guarded(Move.STOP, "reason = :reason")
+_REVOKE = guarded(Move.REVOKE)
+_RUN = guarded(Move.RUN, "started_at = :at")
+_STOP = guarded(Move.STOP, "reason = :reason")
 _ENDS = {
-    move: _guarded(
+    move: guarded(
         move,
         "reason = :reason, exit_code = :exit_code, ended_at = :at, failures = failures + :failed, "
         "started_at = COALESCE(:started_at, started_at)",
     )
     for move in (Move.SUCCEED, Move.FAIL, Move.CANCEL, Move.LOSE)
 }
-_REQUEUE = _guarded(Move.REQUEUE, "reason = :reason, eligible_at = :eligible_at, failures = failures + :failed")
-_RETRY = _guarded(
+_REQUEUE = guarded(Move.REQUEUE, "reason = :reason, eligible_at = :eligible_at, failures = failures + :failed")
+_RETRY = guarded(
     Move.RETRY,
     "reason = NULL, exit_code = NULL, started_at = NULL, ended_at = NULL, eligible_at = NULL, failures = 0, "
     "blocked = :blocked",
@@ -59,10 +58,7 @@ _CLOSE = {
     )
     for move in (Move.SUCCEED, Move.FAIL, Move.CANCEL, Move.LOSE, Move.REQUEUE, Move.REVOKE)
 }
-_CANCEL_WAITING = _guarded(Move.CANCEL, "reason = :reason, ended_at = :at", "id = :id AND state IN ('held', 'queued')")
-_CANCEL_DOCUMENT = _guarded(
-    Move.CANCEL, "reason = :reason, ended_at = :at", "document_id = :id AND state IN ('held', 'queued')"
-)
+_CANCEL_WAITING = guarded(Move.CANCEL, "reason = :reason, ended_at = :at", "id = :id AND state IN ('held', 'queued')")
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,76 +214,6 @@ def make_due(conn: Connection, now: float) -> int:
         "WHERE state = 'queued' AND eligible_at IS NOT NULL AND eligible_at <= ?",
         (now,),
     )
-
-
-_DEPENDENTS = (
-    "SELECT document_id FROM needs WHERE needs_job_id = :job_id "
-    "UNION SELECT document_id FROM needs WHERE needs_document_id = :document_id"
-)
-
-
-def settle_dependents(conn: Connection, job_id: int, document_id: int, state: JobState, now: float) -> list[int]:
-    """After a job ended: free those that waited for it, or cancel them if it can no longer succeed.
-
-    Returns the ids of jobs cancelled, those that waited for them in turn included.
-    """
-    values = {"job_id": job_id, "document_id": document_id}
-    dependents = [int(row[0]) for row in sql.rows(conn, _DEPENDENTS, values)]
-    if state is not JobState.SUCCEEDED:
-        return _cancel_documents(conn, dependents, f"job {job_id}, which it needed, {_past(state)}", now)
-    for dependent in dependents:
-        if not is_blocked(conn, dependent):
-            sql.run(
-                conn, "UPDATE jobs SET blocked = 0 WHERE document_id = ? AND state IN ('held', 'queued')", (dependent,)
-            )
-    return []
-
-
-def _past(state: JobState) -> str:
-    return {JobState.FAILED: "failed", JobState.LOST: "was lost"}.get(state, "was cancelled")
-
-
-def _cancel_documents(conn: Connection, documents: Iterable[int], reason: str, now: float) -> list[int]:
-    cancelled: list[int] = []
-    todo = [(document, reason) for document in documents]
-    while todo:
-        document, why = todo.pop()
-        rows = sql.rows(conn, _CANCEL_DOCUMENT, {"id": document, "reason": why, "at": now})
-        if not rows:
-            continue
-        cancelled += [int(row.id) for row in rows]
-        later = f"job {rows[0].id}, which it needed, was cancelled"
-        todo += [(dependent, later) for dependent in _needing(conn, document)]
-    return cancelled
-
-
-def _needing(conn: Connection, document: int) -> list[int]:
-    rows = sql.rows(
-        conn,
-        "SELECT document_id FROM needs WHERE needs_document_id = ? UNION "
-        "SELECT document_id FROM needs WHERE needs_job_id IN (SELECT id FROM jobs WHERE document_id = ?)",
-        (document, document),
-    )
-    return [int(row[0]) for row in rows]
-
-
-def block_dependents(conn: Connection, job_id: int, document_id: int) -> None:
-    """A job is to run again: those that wait for it and were free to start wait for it once more."""
-    for row in sql.rows(conn, _DEPENDENTS, {"job_id": job_id, "document_id": document_id}):
-        sql.run(conn, "UPDATE jobs SET blocked = 1 WHERE document_id = ? AND state IN ('held', 'queued')", (row[0],))
-
-
-def wait_again(conn: Connection, job_id: int, document_id: int, now: float) -> str | None:
-    """A job that came back to the queue waits for what was retried while it ran; where that has ended otherwise than
-    succeeded, the job is cancelled: its reason, else None."""
-    if not is_blocked(conn, document_id):
-        return None
-    sql.run(conn, "UPDATE jobs SET blocked = 1 WHERE id = ? AND state = 'queued'", (job_id,))
-    doomed = doomed_need(conn, document_id)
-    if doomed is None:
-        return None
-    reason = f"job {doomed[0]}, which it needed, {_past(JobState(doomed[1]))}"
-    return reason if cancel_waiting(conn, job_id, reason, now) else None
 
 
 def stop_again(conn: Connection, job_id: int, reason: str) -> bool:

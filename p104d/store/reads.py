@@ -210,9 +210,36 @@ def unmet_needs(conn: Connection, document_id: int, limit: int = 5) -> list[tupl
     return [(row[0], row[1]) for row in sql.rows(conn, statement, {"d": document_id, "limit": limit})]
 
 
+_DOOMED = "('cancelled', 'failed', 'lost')"
+
+
 def doomed_need(conn: Connection, document_id: int) -> tuple[int, str] | None:
     """A job that this document needs and that has ended otherwise than succeeded, if there is one."""
-    return next((n for n in unmet_needs(conn, document_id, 100_000) if n[1] in ("failed", "cancelled", "lost")), None)
+    one = sql.row(
+        conn,
+        "SELECT j.id, j.state FROM needs n JOIN jobs j ON j.id = n.needs_job_id "  # noqa: S608 - a constant
+        f"WHERE n.document_id = ? AND j.state IN {_DOOMED} ORDER BY j.id LIMIT 1",
+        (document_id,),
+    )
+    if one is not None:
+        return one[0], one[1]
+    needs = sql.rows(
+        conn,
+        "SELECT needs_document_id FROM needs WHERE document_id = ? AND needs_document_id IS NOT NULL ORDER BY 1",
+        (document_id,),
+    )
+    return next((found for (need,) in needs if (found := doomed_job(conn, need)) is not None), None)
+
+
+def doomed_job(conn: Connection, document_id: int) -> tuple[int, str] | None:
+    """A job of this document that has ended otherwise than succeeded, if there is one."""
+    row = sql.row(
+        conn,
+        "SELECT id, state FROM jobs INDEXED BY jobs_document "  # noqa: S608 - a constant
+        f"WHERE document_id = ? AND state IN {_DOOMED} LIMIT 1",
+        (document_id,),
+    )
+    return None if row is None else (row[0], row[1])
 
 
 def losses(conn: Connection, job_id: int) -> int:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 from queue_parts import HOST, Folders, views
+from sqlalchemy.engine import Connection
 from store_rig import check_counts
 
 from p104d.core.clock import ManualClock
 from p104d.core.job import ACTIVE, ENDED, WAITING, JobState
-from p104d.daemon.endings import Finished, finish
+from p104d.daemon.endings import Finished, finish, settle_dependents
 from p104d.daemon.work import Work
 from p104d.processes.attempt import LookKind
 from p104d.store import reads, sql
@@ -38,6 +39,8 @@ class Held(RuleBasedStateMachine):
         self.boot = 1
         self.paused = False
         self.closed: set[str] = set()
+        #: Documents that a step has left to the next ones; a daemon that dies forgets them.
+        self.unsettled: list[int] = []
         self.unknown: set[int] = set()  # jobs that may have run, and nobody knows how that ended
 
     def teardown(self) -> None:
@@ -55,19 +58,24 @@ class Held(RuleBasedStateMachine):
         with self.database.read() as conn:
             return reads.open_attempts(conn)
 
-    def note(self, work: Work) -> None:
+    def note(self, conn: Connection, work: Work) -> None:
+        """The end of a step's transaction, which settles hardly any of those that wait for others."""
+        work.unsettled = [*self.unsettled, *work.unsettled]
+        settle_dependents(conn, work, self.clock.now(), most=2)
+        self.unsettled = work.unsettled
         self.final |= work.ended
 
-    def finish(self, done: Finished) -> Work:
-        """An attempt's end, in a step of its own."""
+    def finish(self, done: Finished) -> bool:
+        """An attempt's end, in a step of its own; whether it was of any consequence."""
         work, job_id = Work(), done.key.id
         with self.database.write() as conn:
             stopped = reads.stop_reason(conn, job_id, done.key.number) is not None
             finish(conn, done, work, self.clock.now())
-        if done.look is not None and done.look.kind is LookKind.DEAD and not stopped and work.dirty:
+            counted = work.dirty
+            self.note(conn, work)
+        if done.look is not None and done.look.kind is LookKind.DEAD and not stopped and counted:
             self.unknown.add(job_id)
-        self.note(work)
-        return work
+        return counted
 
     # --- what must always hold ---
 
@@ -115,9 +123,12 @@ class Held(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
-        """A blocked job has somebody to wait for, and nobody waits for what can no longer succeed."""
+        """A blocked job has somebody to wait for, and nobody waits for what can no longer succeed; but for those that
+        are to be settled yet, and these cannot start."""
         with self.database.read() as conn:
             for row in sql.rows(conn, "SELECT id, document_id, state, blocked FROM jobs"):
                 if row.state in WAITING:
-                    assert bool(row.blocked) is bool(reads.unmet_needs(conn, row.document_id)), row
-                    assert reads.doomed_need(conn, row.document_id) is None, row
+                    waits_for = reads.unmet_needs(conn, row.document_id)
+                    assert row.blocked or not waits_for, row
+                    assert self.unsettled or waits_for or not row.blocked, row
+                    assert self.unsettled or reads.doomed_need(conn, row.document_id) is None, row

@@ -28,7 +28,7 @@ from p104d.daemon.work import Work
 from p104d.policy.retry import Stop
 from p104d.policy.schedule import plan
 from p104d.processes.attempt import Key, Look, LookKind
-from p104d.store import moves, reads, retention, schedules
+from p104d.store import dependents, moves, reads, retention, schedules
 from p104d.store.submit import submit
 
 
@@ -100,7 +100,7 @@ class Queue(Held):
             moves.stop_again(conn, job_id, Stop.CANCEL)
         else:
             assert (moves.stop(conn, job_id, Stop.CANCEL) is None) is (job.state in ENDED)
-        self.note(work)
+        self.note(conn, work)
 
     @precondition(lambda self: self.acknowledged)
     @rule(data=st.data(), among=st.sampled_from(["ended", "ended", "all"]))
@@ -115,10 +115,16 @@ class Queue(Held):
                 return
             assert moves.retry(conn, job_id, job.document_id) is (job_id in self.final)
             if self.final.pop(job_id, None) is not None:
-                moves.block_dependents(conn, job_id, job.document_id)
+                dependents.block(conn, job_id, job.document_id)
                 self.unknown.discard(job_id)  # its owner says so
 
     # --- what the daemon does ---
+
+    @precondition(lambda self: self.unsettled)
+    @rule()
+    def settles(self) -> None:
+        with self.database.write() as conn:
+            self.note(conn, Work())
 
     def place_now(self, data: st.DataObject) -> None:
         """A step places what it can; now and then something comes between."""
@@ -179,8 +185,7 @@ class Queue(Held):
         number = attempt.number - 1 if stale else attempt.number
         done = finished(Key("job", attempt.job_id, number), how, self.clock.now())
         for twice in range(2):
-            work = self.finish(done)
-            assert not (work.dirty and (stale or twice)), "an end was counted again"
+            assert not (self.finish(done) and (stale or twice)), "an end was counted again"
         self.place_now(data)
 
     @precondition(lambda self: self.attempts())
@@ -228,10 +233,11 @@ class Queue(Held):
         async def ended(key: Key, look: Look) -> None:
             told.append(Finished(key=key, look=look))
 
-        loop = SimpleNamespace(clock=self.clock, post=told.append)
+        loop = SimpleNamespace(clock=self.clock, post=told.append, unsettled=[])
         asyncio.run(recover(loop, self.database, self.folders, str(self.boot), ended))  # type: ignore[arg-type]
+        self.unsettled = loop.unsettled
         for done in told:
-            assert self.finish(done).dirty, "the end of an attempt was of no consequence"
+            assert self.finish(done), "the end of an attempt was of no consequence"
         for attempt in self.attempts():
             key = Key("job", attempt.job_id, attempt.number)
             assert key in self.folders.adopted, "nobody watches it"

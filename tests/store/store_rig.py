@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from p104d.core.job import JobSpec, JobState, Outcome
 from p104d.core.lifecycle import Move
 from p104d.core.plan import Start
-from p104d.store import moves, reads, sql
+from p104d.store import dependents, moves, reads, sql
 from p104d.store.submit import NewDocument, Submitter, submit
 
 NOW = 1_700_000_000.0
@@ -83,9 +83,15 @@ def bring(conn: Connection, job_id: int, state: JobState, *, ended_at: float = N
 def settle(conn: Connection, job_id: int, state: JobState) -> list[int]:
     """End a queued job in ``state`` and settle those that wait for it, as the daemon does."""
     bring(conn, job_id, state)
-    found = reads.facts(conn, job_id)
-    assert found is not None
-    return moves.settle_dependents(conn, job_id, found.document_id, state, NOW)
+    return settle_dependents(conn, job_id)
+
+
+def settle_dependents(conn: Connection, job_id: int) -> list[int]:
+    """Settle those that wait for a job that has ended: those that were cancelled."""
+    todo = dependents.of(conn, job_id, column(conn, "document_id", job_id))
+    done = dependents.settle(conn, todo, NOW, 10**6)
+    assert not done.left
+    return [each for some in done.cancelled for each in some.ids]
 
 
 def state(conn: Connection, job_id: int) -> str:

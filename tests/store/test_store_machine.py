@@ -20,7 +20,7 @@ from p104d.core.lifecycle import Move
 from p104d.core.units import GIB
 from p104d.policy import retry
 from p104d.policy.retry import After
-from p104d.store import moves, schedules, sql
+from p104d.store import dependents, moves, schedules, sql
 
 
 @pytest.mark.torture
@@ -68,9 +68,9 @@ class Mutant(NamedTuple):
 
 MUTANTS = {
     "unguarded-place": Mutant(moves, "place", _place_anywhere, "starts ends"),
-    "dependents-forgotten": Mutant(moves, "settle_dependents", lambda *_a, **_k: [], "verb ends"),
+    "dependents-forgotten": Mutant(dependents, "of", lambda *_a: [], "verb ends"),
     "any-attempt-ends": Mutant(moves, "end", _end_the_last, "starts ends"),
-    "retry-blocks-nobody": Mutant(moves, "block_dependents", lambda *_a: None, "ends retry verb"),
+    "retry-blocks-nobody": Mutant(dependents, "block", lambda *_a: None, "ends retry verb"),
     "lost-runs-again": Mutant(retry, "_lost", _run_again, "ends time_passes place"),
     "schedule-never-skips": Mutant(schedules, "still_going", lambda *_a: False, "schedule time_passes place"),
     "recovery-forgets": Mutant(queue_machine, "recover", _adopt_nothing, "daemon_restarts"),

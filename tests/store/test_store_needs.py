@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import pytest
-from store_rig import NOW, add, bring, check_counts, column, document, end, place, ready_ids, settle, state
+from store_rig import (
+    NOW,
+    add,
+    bring,
+    check_counts,
+    column,
+    document,
+    end,
+    place,
+    ready_ids,
+    settle,
+    settle_dependents,
+    state,
+)
 
 from p104d.core.errors import RefusedError
 from p104d.core.job import ENDED, JobState
 from p104d.core.lifecycle import Move
-from p104d.store import moves, reads, sql
+from p104d.store import dependents, moves, reads, sql
 from p104d.store.engine import Database
 from p104d.store.submit import NewDocument, submit
 
@@ -145,7 +158,7 @@ def test_a_retried_chain_waits_again(database: Database) -> None:
         assert moves.retry(conn, b, b_document)
         assert ready_ids(conn) == {a} and column(conn, "blocked", b) == 1
         assert place(conn, a) == 2 and end(conn, a, Move.SUCCEED, number=2)
-        moves.settle_dependents(conn, a, a_document, JobState.SUCCEEDED, NOW)
+        settle_dependents(conn, a)
         assert ready_ids(conn) == {b}
 
 
@@ -188,7 +201,7 @@ def test_who_waits_for_a_job_that_is_tried_again_waits_once_more(database: Datab
         assert ready_ids(conn) == {b}
         job = reads.facts(conn, a)
         assert job is not None and moves.retry(conn, a, job.document_id)
-        moves.block_dependents(conn, a, job.document_id)
+        dependents.block(conn, a, job.document_id)
         assert ready_ids(conn) == {a}
         assert settle(conn, a, JobState.SUCCEEDED) == []
         assert ready_ids(conn) == {b}
@@ -204,11 +217,11 @@ def test_who_comes_back_to_the_queue_waits_for_what_was_retried_meanwhile(
         settle(conn, first, JobState.SUCCEEDED)
         place(conn, later)
         moves.retry(conn, first, 1)
-        moves.block_dependents(conn, first, 1)
+        dependents.block(conn, first, 1)
         if second is not None:
             settle(conn, first, second)
         assert end(conn, later, Move.REQUEUE)
-        reason = moves.wait_again(conn, later, 2, NOW)
+        reason = dependents.wait_again(conn, later, 2, NOW)
         if second is JobState.FAILED:
             assert reason == f"job {first}, which it needed, failed" and state(conn, later) == "cancelled"
             return
@@ -217,3 +230,52 @@ def test_who_comes_back_to_the_queue_waits_for_what_was_retried_meanwhile(
         if second is None:
             settle(conn, first, JobState.SUCCEEDED)
             assert later in ready_ids(conn)
+
+
+def test_many_are_settled_in_parts(database: Database) -> None:
+    """What is left cannot start; where its need is retried meanwhile, it waits again."""
+    with database.write() as conn:
+        first, *rest = add(
+            conn, document("first"), document("many", matrix=25, after=("first",)), document("last", after=("many",))
+        )
+        last = rest.pop()
+        bring(conn, first, JobState.FAILED)
+        document_id = column(conn, "document_id", first)
+        todo = dependents.of(conn, first, document_id)
+        done = dependents.settle(conn, todo, NOW, 10)
+        assert [len(some.ids) for some in done.cancelled] == [10] and done.left == todo
+        assert ready_ids(conn) == set() and state(conn, last) == "queued"
+        assert dependents.everything(conn) == [document_id + 1, document_id + 2], "what a daemon that died looks at"
+        done = dependents.settle(conn, done.left, NOW, 15)
+        assert len(done.cancelled[0].ids) == 15 and state(conn, last) == "queued" and done.left
+        done = dependents.settle(conn, done.left, NOW, 15)
+        assert [(some.ids, some.past) for some in done.cancelled] == [([last], "was cancelled")] and not done.left
+        assert column(conn, "reason", last) == f"job {rest[0]}, which it needed, was cancelled"
+        check_counts(conn)
+
+
+def test_what_is_retried_while_its_dependents_are_cancelled(database: Database) -> None:
+    with database.write() as conn:
+        first, *rest = add(conn, document("first"), document("many", matrix=25, after=("first",)))
+        bring(conn, first, JobState.FAILED)
+        document_id = column(conn, "document_id", first)
+        done = dependents.settle(conn, dependents.of(conn, first, document_id), NOW, 10)
+        assert moves.retry(conn, first, document_id)
+        dependents.block(conn, first, document_id)
+        later = dependents.settle(conn, done.left, NOW, 100)
+        assert (later.cancelled, later.freed, later.left) == ([], 0, [])
+        number = place(conn, first)
+        assert number is not None and end(conn, first, Move.SUCCEED, number=number)
+        settle_dependents(conn, first)
+        assert len(ready_ids(conn)) == 15 and ready_ids(conn) <= set(rest)
+
+
+def test_an_end_within_a_matrix_asks_nobody_yet(database: Database) -> None:
+    with database.write() as conn:
+        one, two, *_after = add(conn, document("parts", matrix=2), document("a", after=("parts",)),
+                                document("b", after=("parts",)))  # fmt: skip
+        document_id = column(conn, "document_id", one)
+        bring(conn, one, JobState.SUCCEEDED)
+        assert dependents.of(conn, one, document_id) == []
+        bring(conn, two, JobState.SUCCEEDED)
+        assert dependents.of(conn, two, document_id) == [document_id + 1, document_id + 2]

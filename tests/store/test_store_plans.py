@@ -11,7 +11,7 @@ from statistics import median
 
 import pytest
 from sqlalchemy.engine import Connection
-from store_rig import NOW, add, bring, column, document, end, place
+from store_rig import NOW, add, bring, column, document, end, place, settle_dependents
 
 from p104d.core.job import ENDED, JobState
 from p104d.core.lifecycle import Move
@@ -82,11 +82,10 @@ def dispatch(conn: Connection) -> None:
     moves.stop(conn, job_id, "time limit")
     moves.stop_again(conn, job_id, "cancelled")
     end(conn, job_id, Move.SUCCEED)
-    document_id = column(conn, "document_id", job_id)
-    moves.settle_dependents(conn, job_id, document_id, JobState.SUCCEEDED, NOW)
+    settle_dependents(conn, job_id)
     is_blocked(conn, column(conn, "document_id", after))
     moves.cancel_waiting(conn, after, "cancelled", NOW)
-    moves.settle_dependents(conn, after, column(conn, "document_id", after), JobState.CANCELLED, NOW)
+    settle_dependents(conn, after)
     moves.retry(conn, after, column(conn, "document_id", after))
     moves.hold(conn, after)
     moves.release(conn, after)
