@@ -24,6 +24,9 @@ from p104d.store.reads import JobFacts
 #: Of a longer log only its beginning (where engines tell what they loaded) and its end are read for measurements.
 _HEAD_BYTES = 64 * 1024
 _TAIL_BYTES = 192 * 1024
+#: All other ends, and questions, wait meanwhile. The first is for what p104d itself looks for, and is enough for the
+#: densest output of that size; the other for a user's patterns, which may be slow.
+_READ_SECONDS, _PATTERN_SECONDS = 0.15, 0.05
 #: An error of CUDA ends a program: it is found near the end of its output.
 _COMPLAINT_BYTES = 16 * 1024
 #: One line, with the mend, is what a batch runner says last.
@@ -93,14 +96,14 @@ def read_output(folder: str, job: JobFacts | None, look: Look | None) -> Output:
     if job is None or not job.spec.measure or look is None or look.exit is None or not look.exit.log_bytes:
         return Output(whole=look is not None and look.exit is not None and not look.exit.log_bytes)
     try:
-        # The bounds on what is read bound the work too: a finished log may take all the time it needs.
-        parser = OutputParser(job.spec.measure, cpu_share=1.0)
+        parser = OutputParser(job.spec.measure)
         total = logs.size(folder)
         head = min(_HEAD_BYTES, total)
-        parser.feed(logs.read(folder, limit=head))
+        text = logs.read(folder, limit=head)
         if total > head + _TAIL_BYTES:
-            parser.feed(b"\n")  # what is left out must not join two lines into one
-        parser.feed(logs.read(folder, tail=min(_TAIL_BYTES, total - head)))
+            text += b"\n"  # what is left out must not join two lines into one
+        text += logs.read(folder, tail=min(_TAIL_BYTES, total - head))
+        parser.read(text, seconds=_READ_SECONDS, pattern_seconds=_PATTERN_SECONDS)
     except (OSError, ValueError):
         return Output()
     kept = total >= look.exit.log_bytes and not look.exit.dropped_bytes

@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 64 * 1024
 _LEAST_BYTES = 4 * 1024
 _FIRST_BYTES = 16 * 1024
-_PIECE_BYTES = 2 * 1024
 #: For one job, and for all of one answer.
 JOB_SECONDS = 0.005
 MOST_SECONDS = 0.05
@@ -115,16 +114,14 @@ class ProgressReader:
         """What the last ``size`` bytes tell, and whether there was time for all of them."""
         if not asked.measure:
             return Current(), True
-        parser = OutputParser(asked.measure, cpu_share=1.0)
+        parser = OutputParser(asked.measure, clock=self._monotonic)
         text = logs.read(asked.folder, tail=size)
         if len(text) >= size:
             # The rest of a line may say something else than the line: "prompt eval time" ends in "eval time".
             text = text[min((at for at in (text.find(b"\n"), text.find(b"\r")) if at >= 0), default=len(text)) :]
-        for start in range(0, len(text), _PIECE_BYTES):
-            parser.feed(text[start : start + _PIECE_BYTES])
-            if self._monotonic() - began > JOB_SECONDS:
-                return self._told(parser), start + _PIECE_BYTES >= len(text)
-        return self._told(parser), True
+        left = max(0.0, began + JOB_SECONDS - self._monotonic())
+        all_of_it = parser.read(text, seconds=left, pattern_seconds=left)
+        return self._told(parser), all_of_it
 
     def _told(self, parser: OutputParser) -> Current:
         progress = parser.progress()

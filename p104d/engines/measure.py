@@ -11,7 +11,8 @@ Measurements and their units, stable names:
 Output is looked at in pieces of 64 KiB. A piece without any of the few words that matter costs a search for them and
 nothing else. Lines end at ``\\n`` or ``\\r``; of a line longer than 4 KiB only the beginning is looked at. The time
 spent on pieces that do matter is held to a share of the time that passes: output that prints faster than it can be
-read loses lines (counted in ``skipped_bytes``), never the daemon.
+read loses lines (counted in ``skipped_bytes``), never the daemon. A log that is there already is read by ``read``, in a
+given time; a user's patterns come last there, so that they take no time from what p104d itself reads.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ MAX_LINE_BYTES = 4096
 #: Time that may be spent at once before the share begins to bind: a million lines or so.
 BURST_SECONDS = 1.0
 
+#: Of a log that there is no time for, the lines that are read all the same: the newest say most.
+_NEWEST_LINES = 100
+
 #: llama.cpp says the first when it was built without a GPU backend, the second when the driver gives it no card.
 _FALLBACK = (b"no usable GPU found", b"failed to initialize CUDA")
 
@@ -59,8 +63,9 @@ class OutputParser:
         clock: Callable[[], float] = time.monotonic,
         cpu_share: float = 0.2,
     ) -> None:
-        """Raises ValueError for a name not in PARSERS, or a pattern that ``check_pattern`` refuses."""
-        self._readers = [_reader(name, clock) for name in names]
+        """Raises ValueError for a name not in PARSERS. A pattern that ``check_pattern`` refuses (a job's of before it
+        did) is left out."""
+        self._readers = [reader for name in names if (reader := _reader(name, clock)) is not None]
         self._needles = tuple(needle for reader in self._readers for needle in reader.needles)
         self._reads_all = any(isinstance(reader, PatternReader) for reader in self._readers)
         self._line = b""
@@ -76,6 +81,43 @@ class OutputParser:
         """Take the next bytes of output; any size, cut anywhere."""
         for start in range(0, len(chunk), PIECE_BYTES):
             self._piece(chunk[start : start + PIECE_BYTES])
+
+    def read(self, text: bytes, *, seconds: float, pattern_seconds: float) -> bool:
+        """Take output that is all there is, in so many seconds at most, and a line's; whether that was time enough.
+
+        Where it was not, the newest lines are read nevertheless. A pattern has its value from the newest line that it
+        matches: it begins there, and is done with the first.
+        """
+        lines = [line[:MAX_LINE_BYTES] for line in text.replace(b"\r", b"\n").split(b"\n") if line]
+        if not self.cpu_fallback:
+            self.cpu_fallback = any(words in text for words in _FALLBACK)
+        patterns = [reader for reader in self._readers if isinstance(reader, PatternReader)]
+        built_in = [reader for reader in self._readers if not isinstance(reader, PatternReader)]
+        read = self._forward(built_in, lines, seconds)
+        return self._backward(patterns, lines, pattern_seconds) and read
+
+    def _forward(self, readers: Sequence[Reader], lines: list[bytes], seconds: float) -> bool:
+        until, skipped = self._clock() + seconds, 0
+        newest = max(0, len(lines) - _NEWEST_LINES)
+        for number, line in enumerate(lines if readers else ()):
+            if number < newest and _has_any(self._needles, line) and self._clock() > until:
+                skipped += len(line)
+                continue
+            _read(readers, line)
+        self.skipped_bytes += skipped
+        return not skipped
+
+    def _backward(self, readers: Sequence[PatternReader], lines: list[bytes], seconds: float) -> bool:
+        until, left = self._clock() + seconds, readers
+        for line in reversed(lines if readers else ()):
+            for reader in left:
+                if self._clock() > until:
+                    return False
+                reader.read_line(line)
+            left = [reader for reader in left if not reader.given_up and not reader.result()]
+            if not left:
+                break
+        return True
 
     def result(self) -> list[Measurement]:
         """What was read so far, the unfinished last line included; may be asked at any time, and again. Every name
@@ -108,9 +150,7 @@ class OutputParser:
         if not self._line or self._overlong:
             return self._readers
         readers = copy.deepcopy(self._readers)
-        for reader in readers:
-            if not reader.needles or _has_any(reader.needles, self._line):
-                reader.read_line(self._line)
+        _read(readers, self._line)
         return readers
 
     def _piece(self, piece: bytes) -> None:
@@ -148,13 +188,14 @@ class OutputParser:
             return
         for line in block.replace(b"\r", b"\n").split(b"\n"):
             if line:
-                self._read(line[:MAX_LINE_BYTES])
+                _read(self._readers, line[:MAX_LINE_BYTES])
         self._left -= self._clock() - began
 
-    def _read(self, line: bytes) -> None:
-        for reader in self._readers:
-            if not reader.needles or _has_any(reader.needles, line):
-                reader.read_line(line)
+
+def _read(readers: Sequence[Reader], line: bytes) -> None:
+    for reader in readers:
+        if not reader.needles or _has_any(reader.needles, line):
+            reader.read_line(line)
 
 
 def _has_any(needles: tuple[tuple[bytes, bytes], ...], text: bytes) -> bool:
@@ -163,9 +204,12 @@ def _has_any(needles: tuple[tuple[bytes, bytes], ...], text: bytes) -> bool:
     return any(byte in text and word in text for byte, word in needles)
 
 
-def _reader(name: str | UserPattern, clock: Callable[[], float]) -> Reader:
+def _reader(name: str | UserPattern, clock: Callable[[], float]) -> Reader | None:
     if isinstance(name, UserPattern):
-        return PatternReader(name, clock)
+        try:
+            return PatternReader(name, clock)
+        except ValueError:
+            return None
     if name == "tqdm":
         return TqdmReader()
     if name == "llama.cpp":

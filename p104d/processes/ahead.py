@@ -27,7 +27,7 @@ class Child:
     Raises OSError when no process is to be had.
     """
 
-    def __init__(self, group: str | None, protected: bool) -> None:
+    def __init__(self, group: str | None, adjusted: bool) -> None:
         self.group, self.problem = group, ""
         self._make_group()
         opened: list[int] = []
@@ -38,7 +38,7 @@ class Child:
             self._orders, orders = socket.socketpair()
             with orders:
                 try:
-                    self._fork(orders, report, output, protected)
+                    self._fork(orders, report, output, adjusted)
                 except BaseException:
                     self._orders.close()
                     raise
@@ -51,12 +51,12 @@ class Child:
             os.close(descriptor)
         self.born = time.monotonic()
 
-    def _fork(self, orders: socket.socket, report: int, output: int, protected: bool) -> None:
+    def _fork(self, orders: socket.socket, report: int, output: int, adjusted: bool) -> None:
         shim = os.getpid()
         self.pid, joined = native.fork_into(self.group)
         if self.pid == 0:
             group = None if joined else self.group
-            job.wait(shim=shim, orders=orders, report=report, output=output, group=group, protected=protected)
+            job.wait(shim=shim, orders=orders, report=report, output=output, group=group, adjusted=adjusted)
 
     def _make_group(self) -> None:
         if self.group:
@@ -100,9 +100,9 @@ class Child:
 class Ahead:
     """Keeps one child ready. ``groups`` is the folder for their cgroups, None where there are none."""
 
-    def __init__(self, groups: str | None, protected: bool) -> None:
+    def __init__(self, groups: str | None, adjusted: bool) -> None:
         self._groups = groups
-        self._protected = protected
+        self._adjusted = adjusted
         self._count = 0
         self._child: Child | None = None
         self._name = record.group_prefix(os.getpid(), identity.start_time(os.getpid()) or 0)
@@ -151,7 +151,7 @@ class Ahead:
     def _fork(self, groups: str | None) -> Child:
         self._count += 1
         group = _own_group() if groups == "own" else groups and f"{groups}/{self._name}{self._count}"
-        child = Child(group, self._protected)
+        child = Child(group, self._adjusted)
         holding.point("forked")
         return child
 

@@ -6,6 +6,7 @@ submitter. What fails is told through a pipe that exec closes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -47,13 +48,13 @@ def decode_failure(data: bytes) -> Failure:
     return Failure(int(code), reason)
 
 
-def wait(*, shim: int, orders: socket.socket, report: int, output: int, group: str | None, protected: bool) -> NoReturn:
+def wait(*, shim: int, orders: socket.socket, report: int, output: int, group: str | None, adjusted: bool) -> NoReturn:
     """What a child forked ahead of its job does; never returns. It comes from the process ``shim``, and dies with it.
 
     ``orders`` brings the length of a ``launch.json`` (a native 32-bit number), its content and, once the attempt is
     claimed, :data:`GO` with the attempt's lock, held until the exec; end of file there is the shim's death. What is
-    wrong goes to ``report``. ``group`` is the cgroup to join, where the fork did not; ``protected``: the OOM killer
-    spares this process, and not the job.
+    wrong goes to ``report``. ``group`` is the cgroup to join, where the fork did not; ``adjusted``: the OOM killer
+    spares or prefers this process, and not the job.
     """
     try:
         os.setsid()
@@ -61,8 +62,8 @@ def wait(*, shim: int, orders: socket.socket, report: int, output: int, group: s
         _keep(orders.fileno(), report, output)
         if group is not None:
             cgroup.join(group)
-        if protected:
-            _unprotect()
+        if adjusted:
+            _leave_adjustment()
         if os.getppid() == shim:
             (size,) = struct.unpack("=I", _read(orders, 4))
             Job(json.loads(_read(orders, size))).become(shim, orders)
@@ -174,10 +175,12 @@ def _absent(path: bytes) -> bool:
     return False
 
 
-def _unprotect() -> None:
-    """The daemon may be shielded from the OOM killer; a job must not be."""
+def _leave_adjustment() -> None:
+    """The daemon may be shielded from the OOM killer, or offered to it; a job must be neither. Where a user may not go
+    back to 0 the job stays what the user made the daemon."""
     descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-    os.write(descriptor, b"0")
+    with contextlib.suppress(PermissionError):
+        os.write(descriptor, b"0")
     os.close(descriptor)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from p104d.processes import attempt, native, record
 from p104d.processes.attempt import LookKind
@@ -15,6 +15,9 @@ _CHUNK = 64 * 1024
 #: How often somebody's follower looks without having been woken: a shim that was killed writes nothing to wake it, and
 #: where inotify is used up this is all there is.
 _LOOK_SECONDS = 0.25
+#: An inotify instance is one of 128 that a user has on the whole host, root too, and other programs need some.
+#: Followers beyond these look by the timer.
+_MOST_WATCHES = 16
 #: A job that writes without pause wakes its followers no more often than this.
 _BREATH_SECONDS = 0.02
 _OVER = (LookKind.ENDED, LookKind.DEAD, LookKind.REVOKED)
@@ -163,11 +166,16 @@ async def follow(folder: str, *, offset: int = 0, tail: int | None = None) -> As
 class _Waker:
     """Waits until something in the folder was written, or until it is time to look anyway."""
 
+    _watching: ClassVar[int] = 0
+
     def __init__(self, folder: str) -> None:
         self._event = asyncio.Event()
         self._descriptor = -1
-        with contextlib.suppress(OSError):  # inotify instances are few for a user: then the timer alone
+        if _Waker._watching >= _MOST_WATCHES:
+            return
+        with contextlib.suppress(OSError):  # others have used them up: then the timer alone
             self._descriptor = native.watch_folder(folder)
+            _Waker._watching += 1
             asyncio.get_running_loop().add_reader(self._descriptor, self._on_change)
 
     def _on_change(self) -> None:
@@ -187,3 +195,4 @@ class _Waker:
             asyncio.get_running_loop().remove_reader(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
+            _Waker._watching -= 1

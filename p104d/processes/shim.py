@@ -24,7 +24,7 @@ from p104d.processes.tree import Tree
 
 #: Blocked from birth on and read from a descriptor: none can be lost, and none can interrupt a step of the protocol.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
-#: Python handles or ignores these, and exec keeps what is ignored: back to their defaults, and blocked instead.
+#: Python handles or ignores these: they have their defaults, and are blocked instead.
 _UNPYTHON = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
 
 _RESEND_SECONDS = 0.1
@@ -241,16 +241,17 @@ class Shim:
         self._line.tell(message, self._launch["events"])
 
 
-def serve(link: socket.socket, groups: str | None, protected: bool) -> None:
+def serve(link: socket.socket, groups: str | None, adjusted: bool) -> None:
     """Run the attempts that the daemon names, until it is gone; then end this process. Signals are blocked already.
 
-    ``groups`` is the folder for the cgroups of jobs; ``protected``: the OOM killer spares us, and is not to spare jobs.
+    ``groups`` is the folder for the cgroups of jobs; ``adjusted``: the OOM killer spares or prefers us, and is to do
+    neither with jobs.
     """
     try:
         os.setsid()
         native.become_subreaper()
         line, signals = Line(link), native.signal_descriptor(SIGNALS)
-        ahead = Ahead(groups, protected)
+        ahead = Ahead(groups, adjusted)
         with contextlib.suppress(NotOursError):  # whoever watches this process finds the other one's claim
             while command := _next_command(line, signals, ahead):
                 if command.startswith(b"run ") and not Shim(os.fsdecode(command[4:]), line, signals, ahead).run():
@@ -293,9 +294,10 @@ def _last_words(line: Line) -> None:
 
 
 def take_signals() -> None:
-    """Once for the process, and for all it forks: :data:`SIGNALS` blocked, and Python's own habits undone."""
+    """Once for the process, and for all it forks: :data:`SIGNALS` blocked, and no signal ignored or handled. Exec keeps
+    what is ignored, and whoever started the daemon (nohup, say) may have ignored what a job needs."""
     signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, *_UNPYTHON))
-    for number in _UNPYTHON:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
     native.default_reserved_signals()
 
@@ -308,11 +310,11 @@ def main(folder: str) -> None:
     native.become_subreaper()
     line = Line(None)
     with contextlib.suppress(NotOursError):
-        Shim(folder, line, native.signal_descriptor(SIGNALS), Ahead(None, is_protected())).run()
+        Shim(folder, line, native.signal_descriptor(SIGNALS), Ahead(None, is_adjusted())).run()
         _last_words(line)
 
 
-def is_protected() -> bool:
-    """Whether the OOM killer was told to spare this process, which its jobs must not inherit."""
+def is_adjusted() -> bool:
+    """Whether the OOM killer was told to spare this process, or to prefer it, which its jobs must not inherit."""
     with open("/proc/self/oom_score_adj") as file:
-        return int(file.read()) < 0
+        return int(file.read()) != 0

@@ -25,7 +25,7 @@ class Zygote:
     def __init__(self, link: socket.socket) -> None:
         self._link = link
         self._signals = native.signal_descriptor(shim.SIGNALS)
-        self._protected = shim.is_protected()
+        self._adjusted = shim.is_adjusted()
         identity.boot_id()  # read once, here, for all shims
 
     def serve(self) -> None:
@@ -73,7 +73,7 @@ class Zygote:
             daemons.close()
             self._link.close()
             os.close(self._signals)
-            shim.serve(own, groups, self._protected)
+            shim.serve(own, groups, self._adjusted)
         finally:
             os._exit(0)
 

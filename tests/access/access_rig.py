@@ -32,6 +32,12 @@ queue_limit_per_user = 4000
 """
 
 
+#: A starter that ignores signals, as nohup does and many a supervisor, and is the first that memory is taken from.
+ODD_STARTER = [
+    "sh", "-c", "trap '' HUP INT QUIT TERM USR1 USR2 TSTP; echo 300 >/proc/self/oom_score_adj; exec \"$@\"", "sh",
+]  # fmt: skip
+
+
 class User(NamedTuple):
     """An account of the daemon's world."""
 
@@ -154,7 +160,7 @@ class System(Rig):
             self.home(user).mkdir(parents=True)
             os.chown(self.home(user), user.uid, user.gid)
             self.home(user).chmod(0o700)
-        self.prefix = [*way_in(), *namespace(etc)]
+        self.prefix = [*way_in(), *namespace(etc), *ODD_STARTER]
         session_keyring(new=True)
 
     def home(self, user: User) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Connection
 
-from p104d.core.job import JobSpec, JobState, Measurement
+from p104d.core.job import JobSpec, JobState, Measurement, UserPattern
 from p104d.core.plan import Start
 from p104d.daemon.endings import Finished, finish, read_output, together
 from p104d.daemon.work import Work
@@ -178,3 +179,17 @@ def test_no_output_is_all_of_it(conn: Connection, tmp_path: Path) -> None:
     found = read_output(str(tmp_path / "2"), reads.facts(conn, job(conn)), exited())
     assert not found.whole and found.measurements == ()
     assert not read_output(str(tmp_path), None, None).whole
+
+
+def test_patterns_of_a_users_never_hold_the_daemon_up(conn: Connection, tmp_path: Path) -> None:
+    """Neither as many of the hardest as are taken, nor those that were taken once; and what is built in is read."""
+    line = b"1" * 110 + b"\n"
+    text = b" 50%|x| 10/20 [00:01<00:09, 5.00it/s]\n" + line * 2000
+    (tmp_path / "log").write_bytes(text)
+    for pattern in (r"(?P<value>\d+(?:\.\d+)?)%", r".*.*(?P<value>[a-z])", r".*.*.*(?P<value>[a-z])"):
+        measure = tuple(UserPattern(name=f"m{n}", unit="u", pattern=pattern) for n in range(15))
+        found = reads.facts(conn, job(conn, measure=(*measure, "tqdm")))
+        began = time.thread_time()
+        output = read_output(str(tmp_path), found, exited(log_bytes=len(text)))
+        assert time.thread_time() - began < 0.3
+        assert {each.name for each in output.measurements} >= {"iterations_per_second"}

@@ -65,7 +65,9 @@ class FaultRig(Rig):
         self.trace: str | None = None
         self._mounted = False
         self._world: mmap.mmap | None = None
-        self._more = {} if telemetry_seconds is None else {"P104_TEST_TELEMETRY": str(telemetry_seconds)}
+        self._more = {"P104_TEST_STUCK": str(self.stuck)}
+        if telemetry_seconds is not None:
+            self._more["P104_TEST_TELEMETRY"] = str(telemetry_seconds)
         try:
             if world:
                 self._make_world()
@@ -130,6 +132,11 @@ class FaultRig(Rig):
                     process.kill()
         self._boot.write_text(f"{uuid.uuid4()}\n")
 
+    @property
+    def stuck(self) -> Path:
+        """While this file is there the daemon's loop stands still, and its process lives."""
+        return self.folder / "stuck"
+
     # --- its disk ------------------------------------------------------------------------------------------------
 
     def _mount(self, size: int) -> None:
@@ -168,6 +175,7 @@ class FaultRig(Rig):
     def close(self) -> None:
         """End it on a sound host."""
         self.free()
+        self.stuck.unlink(missing_ok=True)
         if self._world is not None:
             self.fail_reads(0)
             self.fail_sync(0)

@@ -107,6 +107,11 @@ def test_telemetry_waits_for_the_disk_and_is_written_then(disk: FaultRig) -> Non
     assert disk.ends(disk.sh("true")) == "succeeded"
 
 
+def told_full(rig: FaultRig) -> bool:
+    """Whether status tells of the full disk of the queue."""
+    return any("full" in text and str(rig.store / "queue.db") in text for text in rig.status()["warnings"])
+
+
 def test_a_submission_is_refused_whole_and_acknowledged_ones_stay(disk: FaultRig) -> None:
     disk.json("pause")
     known = queue(disk)
@@ -122,6 +127,7 @@ def test_a_submission_is_refused_whole_and_acknowledged_ones_stay(disk: FaultRig
             continue
         assert result.code == 4 and result.out == "" and result.err.count("\n") == 1, result
         assert "full" in result.err and "free space on" in result.err, result
+        assert told_full(disk), disk.status()["warnings"]
         assert queue(disk) == known + len(acknowledged)  # nothing half stored, and reading goes on
         refusals += 1
         if refusals == 3:
@@ -129,6 +135,7 @@ def test_a_submission_is_refused_whole_and_acknowledged_ones_stay(disk: FaultRig
     assert refusals == 3, "the disk was never full"
     disk.free()
     acknowledged += disk.submit({"name": "after", "command": "true"})
+    assert not told_full(disk)
     assert queue(disk) == known + len(set(acknowledged))
     # Also in the file, by its own account.
     assert disk.terminate() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import tempfile
@@ -249,5 +250,37 @@ def test_following_ends_when_the_shim_was_killed_or_the_folder_is_gone() -> None
         rig.supervisor.remove_folder(key)
         assert await asyncio.wait_for(_collect(folder), 10) == b""
         rig.supervisor.remove_folder(Key("job", 999, 1))  # not there: nothing to do
+
+    drive(body)
+
+
+def test_followers_take_few_of_the_hosts_watches() -> None:
+    """Those beyond see all the same what comes, by the timer, and each lets go of what it has."""
+
+    def instances() -> int:
+        held = 0
+        for entry in os.scandir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                held += "inotify" in os.readlink(entry.path)
+        return held
+
+    async def body(rig: Rig) -> None:
+        before = instances()
+        for _ in range(2):
+            key = rig.sh(f"echo first; while [ ! -e {rig.folder}/go ]; do sleep 0.02; done; echo last")
+            await rig.running(key)
+            folder = rig.supervisor.folder(key)
+            followers = [logs.follow(folder) for _ in range(40)]
+            assert {await anext(each) for each in followers} == {b"first\n"}
+            waiting = [asyncio.ensure_future(anext(each)) for each in followers]
+            await eventually(lambda: instances() - before >= logs._MOST_WATCHES)
+            assert instances() - before == logs._MOST_WATCHES
+            open(f"{rig.folder}/go", "w").close()
+            assert set(await asyncio.gather(*waiting)) == {b"last\n"}
+            for each in followers:
+                await each.aclose()
+            assert instances() == before
+            await rig.ended(key)
+            os.unlink(f"{rig.folder}/go")
 
     drive(body)

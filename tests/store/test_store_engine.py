@@ -199,11 +199,14 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_read_that_fails_is_told_and_the_file_opened_again(database: Database) -> None:
+    with database.read() as conn:
+        before = conn.connection.driver_connection
     with pytest.raises(UnavailableError, match="cannot be read: disk I/O error"), database.read():
         error = sqlite3.OperationalError("disk I/O error")
         raise error
     with database.read() as conn:
         assert sql.value(conn, "SELECT 1") == 1
+        assert conn.connection.driver_connection is not before
 
 
 def test_damage_is_told_apart_and_told(template: Path, tmp_path: Path) -> None:
