@@ -1,4 +1,4 @@
-"""Requests read and answers written: one JSON shape for errors, streams that can break off, who is at the other end."""
+"""Answers written: one JSON shape for errors, streams that can break off, who is at the other end."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import TypeVar
 
-import aiohttp
 import msgspec
-from aiohttp import http_exceptions, web
+from aiohttp import web
 
 from p104d.api import messages as m
-from p104d.core.errors import P104Error, RefusedError, UsageError
+from p104d.core.errors import P104Error
 
 log = logging.getLogger(__name__)
 
 WIRE = {"P104-Wire": str(m.WIRE_VERSION)}
 _encode = msgspec.json.Encoder().encode
-
-S = TypeVar("S", bound=msgspec.Struct)
 
 
 def answer(body: msgspec.Struct, status: int = 200) -> web.Response:
@@ -32,24 +28,6 @@ def error_answer(error: P104Error) -> web.Response:
     """An error as every p104ctl understands it."""
     body = m.ErrorAnswer(m.ErrorBody(error.message, error.mend, error.exit_code, error.retry))
     return answer(body, error.http_status)
-
-
-async def body_of(request: web.Request, kind: type[S]) -> S:
-    """The body as a message of that kind. Raises UsageError."""
-    try:
-        return msgspec.json.decode(await read(request) or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"the request cannot be understood: {str(error)[:200]}") from None
-
-
-async def read(request: web.Request) -> bytes:
-    """The whole body, kept by the request."""
-    try:
-        return await request.read()
-    except (http_exceptions.HttpProcessingError, aiohttp.ClientPayloadError, web.RequestPayloadError) as error:
-        raise UsageError(f"the request's body cannot be read: {str(error)[:200]}") from None
-    except web.HTTPRequestEntityTooLarge:
-        raise RefusedError("the request is too large", mend="16 MiB a submission is the most") from None
 
 
 async def streamed(request: web.Request, chunks: AsyncGenerator[bytes, None], kind: str) -> web.StreamResponse:

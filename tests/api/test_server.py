@@ -14,8 +14,8 @@ import pytest
 from server_rig import Served
 
 from p104d.api import messages as m
+from p104d.api.bodies import MAX_IDS
 from p104d.api.queries import MAX_FORECAST_JOBS
-from p104d.api.server import MAX_BODY_BYTES, MAX_IDS
 from p104d.api.service import Caller, LogQuery
 from p104d.core import errors
 from p104d.core.errors import P104Error
@@ -183,27 +183,6 @@ def test_bodies_that_cannot_be(served: Served, path: str, body: Any, code: int) 
     assert answer.error["exit_code"] == code and 400 <= answer.status < 500
     assert len(answer.error["message"]) < 300
     assert served.service.calls == []
-
-
-def test_a_body_too_large_is_refused_and_the_next_served(served: Served) -> None:
-    answer = served.ask("POST", "/v1/submit", b" " * (MAX_BODY_BYTES + 2**20))
-    assert answer.error["exit_code"] == 4 and "16 MiB" in answer.error["mend"]
-    assert served.service.calls == []
-    assert served.ask("GET", "/v1/status").status == 200
-
-
-def test_the_largest_submission_is_taken(served: Served) -> None:
-    text = "#" + '"' * (16 * 2**20 - 1)
-    assert served.ask("POST", "/v1/submit", {**SUBMISSION, "documents": [{"file": "a", "text": text}]}).status == 200
-    assert served.service.calls[0][2].documents[0].text == text
-
-
-def test_an_unpacked_body_is_bounded_too(served: Served) -> None:
-    import gzip
-
-    bomb = gzip.compress(b" " * (MAX_BODY_BYTES + 2**20))
-    assert served.ask("POST", "/v1/submit", bomb, Content_Encoding="gzip").error["exit_code"] == 4
-    assert served.ask("POST", "/v1/submit", b"not gzip", Content_Encoding="gzip").status == 400
 
 
 # --- logs: streams, and callers that go away ---
