@@ -117,16 +117,15 @@ class Server:
             self._streams.discard(task)
 
     async def _routed(self, request: web.Request) -> web.StreamResponse:
+        caller = self._gate.caller(socket_of(request))
+        # Before anything is looked at: a refusal takes its time as well, and somebody may ask for thousands.
+        await self._shares.turn(caller.uid)
         spoken = request.headers.get("P104-Wire", str(m.WIRE_VERSION))
         if spoken != str(m.WIRE_VERSION):
             raise RefusedError(
                 f"this p104d speaks wire version {m.WIRE_VERSION}, the request {spoken[:40]}",
                 mend="install p104ctl and p104d of the same release",
             )
-        caller = self._gate.caller(socket_of(request))
-        if request.path == "/metrics" and request.method in ("GET", "HEAD"):
-            page, kind = await self._service.metrics()
-            return web.Response(body=page, headers={"Content-Type": kind})
         words = request.path.strip("/").split("/")
         route = self._route(request.method, words)
         if route is None:
@@ -134,17 +133,26 @@ class Server:
         check(request, route.most_bytes)
         if route.admin and not caller.admin:
             raise NotAllowedError(f"{route.admin} for root and group p104-admin", mend="ask one of them, or use sudo")
+        return await self._told(request, caller, await self._served(route, request, caller, words))
+
+    async def _served(self, route: Route, request: web.Request, caller: Caller, words: list[str]) -> web.StreamResponse:
         async with self._shares.asking(caller.uid, request):
             body = await read(request, route.most_bytes)
-            await self._shares.turn(caller.uid)
-            response = await route.serve(Asked(request, caller, words, body))
-        told_whole = response.body if isinstance(response, web.Response) else None
-        if not isinstance(response, web.Response) or not isinstance(told_whole, bytes):
+            if request.body_exists:  # that turn was over before the body had come
+                await self._shares.turn(caller.uid)
+            return await route.serve(Asked(request, caller, words, body))
+
+    async def _told(self, request: web.Request, caller: Caller, response: web.StreamResponse) -> web.StreamResponse:
+        """The answer, or what is left of it to be sent."""
+        body = response.body if isinstance(response, web.Response) else None
+        if not isinstance(response, web.Response) or not isinstance(body, bytes):
             return response  # told already, piece by piece
-        with self._shares.answering(caller.uid, len(told_whole)) as counted:
-            return await told(request, response, told_whole) if counted else response
+        with self._shares.answering(caller.uid, len(body)) as counted:
+            return await told(request, response, body) if counted else response
 
     def _route(self, method: str, words: list[str]) -> Route | None:
+        if words == ["metrics"]:
+            return Route(self._page) if method in ("GET", "HEAD") else None
         if words[0] != "v1":
             return None
         if method == "GET" and len(words) == 4 and words[1] == "jobs" and words[3] == "log":
@@ -187,6 +195,10 @@ class Server:
         return {("GET", path): Route(serve) for path, serve in gets.items()} | {
             ("POST", path): route for path, route in posts.items()
         }
+
+    async def _page(self, _asked: Asked) -> web.StreamResponse:
+        page, kind = await self._service.metrics()
+        return web.Response(body=page, headers={"Content-Type": kind})
 
     async def _status(self, asked: Asked) -> web.StreamResponse:
         return answer(self._service.status(asked.caller))

@@ -124,6 +124,10 @@ class FakeService:
         self._call("doctor", caller)
         return m.Checks([])
 
+    async def metrics(self) -> tuple[bytes, str]:
+        self._call("metrics")
+        return b"figures", "text/plain"
+
     def models(self, caller: Caller) -> Residents:
         self._call("models", caller)
         return Residents(models=[], pins=[])
