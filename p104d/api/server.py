@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -15,7 +14,7 @@ from p104d.api import messages as m
 from p104d.api.access import Gate
 from p104d.api.bodies import IDS_BYTES, MAX_BODY_BYTES, SMALL_BYTES, check, decoded, ids_of, read, submission_of
 from p104d.api.door import Door, Shares, told
-from p104d.api.exchange import WIRE, answer, broken_off, error_answer, socket_of, streamed
+from p104d.api.exchange import answer, error_answer, sent, socket_of, streamed
 from p104d.api.history_queries import parse_records, parse_series, parse_while
 from p104d.api.models import MODEL_VERBS, ModelRequest
 from p104d.api.power import PowerRequest
@@ -281,17 +280,5 @@ class Server:
         return await streamed(asked.request, chunks, "application/octet-stream")
 
     async def _export(self, asked: Asked) -> web.StreamResponse:
-        path: Path = await self._service.export(asked.caller, parse_export_query(asked.query))
-        try:
-            response = web.StreamResponse(headers=WIRE)
-            response.content_type = "application/vnd.sqlite3"
-            response.content_length = path.stat().st_size
-            with path.open("rb") as file:
-                await response.prepare(asked.request)
-                async with broken_off(asked.request):
-                    while chunk := file.read(256 * 1024):
-                        await response.write(chunk)
-                    await response.write_eof()
-            return response
-        finally:
-            path.unlink(missing_ok=True)
+        with await self._service.export(asked.caller, parse_export_query(asked.query)) as file:
+            return await sent(asked.request, file, "application/vnd.sqlite3")
