@@ -37,16 +37,15 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
-def is_admin(uid: int, gid: int) -> bool:
-    """Root, or a member of group p104-admin by account or by primary group."""
+def is_admin(uid: int) -> bool:
+    """Root, or a member of group p104-admin by their account, as its primary group or another one. The group of the
+    process that connected tells nothing: it may be one that the account has lost since."""
     if uid == 0:
         return True
     try:
         admin = grp.getgrnam(ADMIN_GROUP).gr_gid
     except KeyError:
         return False
-    if gid == admin:
-        return True
     try:
         account = pwd.getpwuid(uid)
     except KeyError:
@@ -63,11 +62,11 @@ class Gate:
 
     def caller(self, connection: socket.socket) -> Caller:
         """Raises NotAllowedError for a stranger to a user's own daemon."""
-        uid, gid = peer(connection)
+        uid, _gid = peer(connection)
         if self._user_mode:
             if uid not in (self._own, 0):
                 raise NotAllowedError(
                     f"this p104d serves {user_name(self._own)} alone", mend="start your own, or use the system's"
                 )
             return Caller(uid, user_name(uid), admin=True)
-        return Caller(uid, user_name(uid), admin=is_admin(uid, gid), pid=peer_pid(connection))
+        return Caller(uid, user_name(uid), admin=is_admin(uid), pid=peer_pid(connection))

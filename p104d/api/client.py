@@ -15,10 +15,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from p104d.api.sockets import connect, find_socket, socket_candidates, why
+from p104d.api.sockets import StrangerError, check_listener, connect, find_socket, is_named, socket_candidates, why
 from p104d.core.errors import BY_EXIT_CODE, P104Error, UnreachableError
 
-__all__ = ["WIRE_VERSION", "Answer", "Client", "ForeignError", "connect", "find_socket", "socket_candidates", "why"]
+__all__ = [
+    "WIRE_VERSION",
+    "Answer",
+    "Client",
+    "ForeignError",
+    "StrangerError",
+    "check_listener",
+    "connect",
+    "find_socket",
+    "is_named",
+    "socket_candidates",
+    "why",
+]
 
 #: Sent as ``P104-Wire`` with every request and answer; another number is another language.
 WIRE_VERSION = 1
@@ -45,12 +57,13 @@ class Client:
     Several threads may share one.
     """
 
-    def __init__(self, candidates: Sequence[str]) -> None:
-        """``candidates`` are tried in order at the first request; the one that answers is kept.
+    def __init__(self, candidates: Sequence[str], *, named: bool = False) -> None:
+        """``candidates`` are tried in order at the first request; the one that answers is kept. Unless the caller
+        ``named`` it, it must be root's or the caller's own.
 
         ``reached`` tells whether any request has found a daemon yet.
         """
-        self._candidates = list(candidates)
+        self._candidates, self._named = list(candidates), named
         self.reached = False
 
     def get(self, path: str, query: Mapping[str, object] | None = None, timeout: float = READ_TIMEOUT_SECONDS) -> Any:
@@ -89,7 +102,7 @@ class Client:
         timeout: float | None,
         while_silent: Callable[[], None] | None = None,
     ) -> Answer:
-        path, connection = find_socket(self._candidates, timeout)
+        path, connection = find_socket(self._candidates, timeout, named=self._named)
         self._candidates, self.reached = [path], True
         answer = Answer(connection, path)
         try:

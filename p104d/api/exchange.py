@@ -1,26 +1,30 @@
-"""Requests read and answers written: one JSON shape for errors, streams that can break off, who is at the other end."""
+"""Answers written: one JSON shape for errors, streams that can break off, who is at the other end."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import TypeVar
+from typing import BinaryIO
 
-import aiohttp
 import msgspec
-from aiohttp import http_exceptions, web
+from aiohttp import web
 
 from p104d.api import messages as m
-from p104d.core.errors import P104Error, RefusedError, UsageError
+from p104d.core.errors import P104Error
 
 log = logging.getLogger(__name__)
 
 WIRE = {"P104-Wire": str(m.WIRE_VERSION)}
+#: So long may one who reads a file stop: others wait for their copy. Disks that p104ctl writes to are faster.
+SILENT_SECONDS = 60.0
+_CHUNK_BYTES = 256 * 1024
+#: And so long they may take for each chunk in the long run.
+_CHUNK_SECONDS = 1.0
 _encode = msgspec.json.Encoder().encode
-
-S = TypeVar("S", bound=msgspec.Struct)
 
 
 def answer(body: msgspec.Struct, status: int = 200) -> web.Response:
@@ -32,24 +36,6 @@ def error_answer(error: P104Error) -> web.Response:
     """An error as every p104ctl understands it."""
     body = m.ErrorAnswer(m.ErrorBody(error.message, error.mend, error.exit_code, error.retry))
     return answer(body, error.http_status)
-
-
-async def body_of(request: web.Request, kind: type[S]) -> S:
-    """The body as a message of that kind. Raises UsageError."""
-    try:
-        return msgspec.json.decode(await read(request) or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"the request cannot be understood: {str(error)[:200]}") from None
-
-
-async def read(request: web.Request) -> bytes:
-    """The whole body, kept by the request."""
-    try:
-        return await request.read()
-    except (http_exceptions.HttpProcessingError, aiohttp.ClientPayloadError, web.RequestPayloadError) as error:
-        raise UsageError(f"the request's body cannot be read: {str(error)[:200]}") from None
-    except web.HTTPRequestEntityTooLarge:
-        raise RefusedError("the request is too large", mend="16 MiB a submission is the most") from None
 
 
 async def streamed(request: web.Request, chunks: AsyncGenerator[bytes, None], kind: str) -> web.StreamResponse:
@@ -69,6 +55,23 @@ async def streamed(request: web.Request, chunks: AsyncGenerator[bytes, None], ki
     return response
 
 
+async def sent(request: web.Request, file: BinaryIO, kind: str) -> web.StreamResponse:
+    """A file, to one who goes on reading: who takes nothing for a minute, or little for long, is hung up on."""
+    response = web.StreamResponse(headers=WIRE)
+    response.content_type = kind
+    response.content_length = os.fstat(file.fileno()).st_size
+    await response.prepare(request)
+    now = asyncio.get_running_loop().time
+    async with broken_off(request), asyncio.timeout(SILENT_SECONDS) as patience:
+        while chunk := file.read(_CHUNK_BYTES):
+            await response.write(chunk)
+            until = patience.when()
+            assert until is not None
+            patience.reschedule(min(until + _CHUNK_SECONDS, now() + SILENT_SECONDS))
+        await response.write_eof()
+    return response
+
+
 @contextlib.asynccontextmanager
 async def broken_off(request: web.Request) -> AsyncIterator[None]:
     """For what follows an answer's head: an error can only be told by breaking off, for every byte is content."""
@@ -76,10 +79,17 @@ async def broken_off(request: web.Request) -> AsyncIterator[None]:
         yield
     except ConnectionError:
         pass
+    except TimeoutError:
+        log.warning("an answer was not read, and broken off", extra={"action": "answer_not_read"})
+        _hang_up(request)
     except Exception:
         log.exception("an answer broke off", extra={"action": "answer_broke_off"})
-        if request.transport is not None:
-            request.transport.abort()
+        _hang_up(request)
+
+
+def _hang_up(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def socket_of(request: web.Request) -> socket.socket:

@@ -6,46 +6,56 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from p104d.api import messages as m
 from p104d.api.access import Gate
+from p104d.api.bodies import IDS_BYTES, MAX_BODY_BYTES, SMALL_BYTES, check, decoded, ids_of, read, submission_of
 from p104d.api.door import Door, Shares, told
-from p104d.api.exchange import WIRE, answer, body_of, broken_off, error_answer, read, socket_of, streamed
+from p104d.api.exchange import answer, error_answer, sent, socket_of, streamed
 from p104d.api.history_queries import parse_records, parse_series, parse_while
 from p104d.api.models import MODEL_VERBS, ModelRequest
 from p104d.api.power import PowerRequest
 from p104d.api.proof import VerifyRequest
-from p104d.api.queries import LARGEST_ID, parse_export_query, parse_list_query, parse_log_query, parse_plan_query
+from p104d.api.queries import parse_export_query, parse_list_query, parse_log_query, parse_plan_query
 from p104d.api.service import Caller, Service
-from p104d.core.errors import NotFoundError, P104Error, RefusedError, UsageError
+from p104d.core.errors import NotAllowedError, NotFoundError, P104Error, RefusedError, UsageError
 
 log = logging.getLogger(__name__)
 
-#: A submission's cap is 16 MiB of specs; JSON quoting may double a text, and more than that is no submission.
-MAX_BODY_BYTES = 33 * 2**20
-MAX_IDS = 100_000
 #: What is told of each of these takes some queries: nobody else is answered meanwhile.
 MAX_SHOWN_IDS = 1_000
 #: A verb is one transaction, a fraction of a millisecond a job: nobody else is answered meanwhile.
 MAX_VERB_IDS = 10_000
 
-Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
+
+class Asked(NamedTuple):
+    """A request whose body was read: whose it is, and the words of its path."""
+
+    request: web.Request
+    caller: Caller
+    words: list[str]
+    body: bytes
+
+    @property
+    def verb(self) -> str:
+        """The last word of the path."""
+        return self.words[-1]
+
+    @property
+    def query(self) -> dict[str, str]:
+        """What follows the path; of a key given twice its first value."""
+        return dict(self.request.query)
 
 
-async def _ids(request: web.Request, most: int = MAX_IDS) -> m.IdsRequest:
-    body = await body_of(request, m.IdsRequest)
-    if not body.ids:
-        raise UsageError("no job named", mend="name jobs by their ids")
-    if len(body.ids) > most:
-        raise RefusedError(f"{len(body.ids)} ids in one request", mend=f"name at most {most} at a time")
-    for each in body.ids:
-        if not 0 < each <= LARGEST_ID:
-            raise NotFoundError(f"there is no {str(each)[:40]}", mend="ids are whole numbers from 1 on")
-    return body
+class Route(NamedTuple):
+    """What serves a request, how large its body may be, and, if it is for admins alone, what that is called."""
+
+    serve: Callable[[Asked], Awaitable[web.StreamResponse]]
+    most_bytes: int = SMALL_BYTES
+    admin: str = ""
 
 
 class Server:
@@ -57,11 +67,12 @@ class Server:
         self._runner: web.AppRunner | None = None
         self._door: Door | None = None
         self._shares = Shares()
+        self._routes = self._table()
         self._streams: set[asyncio.Task[Any]] = set()
 
     async def start(self, listening: socket.socket) -> None:
         """Serve on a socket that is bound already."""
-        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._entry)
         # A caller who goes away takes what was done for him alone along: waiting, following a log.
         self._runner = web.AppRunner(
@@ -69,6 +80,7 @@ class Server:
             access_log=None,
             handle_signals=False,
             keepalive_timeout=30,
+            auto_decompress=False,
             handler_cancellation=True,
             shutdown_timeout=0.5,
         )
@@ -104,159 +116,169 @@ class Server:
             self._streams.discard(task)
 
     async def _routed(self, request: web.Request) -> web.StreamResponse:
+        caller = self._gate.caller(socket_of(request))
+        # Before anything is looked at: a refusal takes its time as well, and somebody may ask for thousands.
+        await self._shares.turn(caller.uid)
         spoken = request.headers.get("P104-Wire", str(m.WIRE_VERSION))
         if spoken != str(m.WIRE_VERSION):
             raise RefusedError(
                 f"this p104d speaks wire version {m.WIRE_VERSION}, the request {spoken[:40]}",
                 mend="install p104ctl and p104d of the same release",
             )
-        caller = self._gate.caller(socket_of(request))
-        if request.path == "/metrics" and request.method in ("GET", "HEAD"):
-            page, kind = await self._service.metrics()
-            return web.Response(body=page, headers={"Content-Type": kind})
-        parts = request.path.strip("/").split("/")
-        handler = self._handler(request.method, parts)
-        if handler is None:
+        words = request.path.strip("/").split("/")
+        route = self._route(request.method, words)
+        if route is None:
             raise NotFoundError(f"there is no {request.method} {request.path[:200]}")
+        check(request, route.most_bytes)
+        if route.admin and not caller.admin:
+            raise NotAllowedError(f"{route.admin} for root and group p104-admin", mend="ask one of them, or use sudo")
+        return await self._told(request, caller, await self._served(route, request, caller, words))
+
+    async def _served(self, route: Route, request: web.Request, caller: Caller, words: list[str]) -> web.StreamResponse:
         async with self._shares.asking(caller.uid, request):
-            await read(request)
-            await self._shares.turn(caller.uid)
-            response = await handler(request, caller)
+            body = await read(request, route.most_bytes)
+            if request.body_exists:  # that turn was over before the body had come
+                await self._shares.turn(caller.uid)
+            return await route.serve(Asked(request, caller, words, body))
+
+    async def _told(self, request: web.Request, caller: Caller, response: web.StreamResponse) -> web.StreamResponse:
+        """The answer, or what is left of it to be sent."""
         body = response.body if isinstance(response, web.Response) else None
         if not isinstance(response, web.Response) or not isinstance(body, bytes):
             return response  # told already, piece by piece
         with self._shares.answering(caller.uid, len(body)) as counted:
             return await told(request, response, body) if counted else response
 
-    def _handler(self, method: str, parts: list[str]) -> Handler | None:
-        if parts[0] != "v1":
+    def _route(self, method: str, words: list[str]) -> Route | None:
+        if words == ["metrics"]:
+            return Route(self._page) if method in ("GET", "HEAD") else None
+        if words[0] != "v1":
             return None
-        if method == "GET" and len(parts) == 4 and parts[1] == "jobs" and parts[3] == "log":
-            return self._log
-        table: dict[tuple[str, str], Handler] = {
-            ("GET", "status"): self._status,
-            ("GET", "cards"): self._cards,
-            ("GET", "jobs"): self._list,
-            ("GET", "schedules"): self._schedules,
-            ("GET", "export"): self._export,
-            ("GET", "doctor"): self._doctor,
-            ("GET", "history"): self._history,
-            ("GET", "series"): self._series,
-            ("GET", "report"): self._report,
-            ("GET", "power"): self._power,
-            ("GET", "models"): self._models,
-            ("GET", "plan"): self._plan,
-            ("POST", "cards/power"): self._set_power,
-            ("POST", "cards/verify"): self._verify,
-            ("POST", "submit"): self._submit,
-            ("POST", "pause"): self._pause,
-            ("POST", "resume"): self._pause,
-            ("POST", "cards/drain"): self._drain,
-            ("POST", "jobs/show"): self._show,
-            ("POST", "jobs/explain"): self._explain,
-            ("POST", "jobs/wait"): self._wait,
+        if method == "GET" and len(words) == 4 and words[1] == "jobs" and words[3] == "log":
+            return Route(self._log)
+        return self._routes.get((method, "/".join(words[1:])))
+
+    def _table(self) -> dict[tuple[str, str], Route]:
+        """Every route but that of logs, whose path names a job."""
+        gets = {
+            "status": self._status,
+            "cards": self._cards,
+            "jobs": self._list,
+            "schedules": self._schedules,
+            "export": self._export,
+            "doctor": self._doctor,
+            "history": self._history,
+            "series": self._series,
+            "report": self._report,
+            "power": self._power,
+            "models": self._models,
+            "plan": self._plan,
+        }
+        posts = {
+            "submit": Route(self._submit, MAX_BODY_BYTES),
+            "pause": Route(self._pause, admin="pausing the queue is"),
+            "resume": Route(self._pause, admin="pausing the queue is"),
+            "cards/power": Route(self._set_power, admin="changing cards' settings is"),
+            "cards/verify": Route(self._verify, admin="testing cards is"),
+            "cards/drain": Route(self._drain, admin="draining cards is"),
+            "jobs/show": Route(self._show, IDS_BYTES),
+            "jobs/explain": Route(self._explain, IDS_BYTES),
+            "jobs/wait": Route(self._wait, IDS_BYTES),
         }
         for verb in ("cancel", "hold", "release", "retry", "priority"):
-            table["POST", f"jobs/{verb}"] = self._verb
+            posts[f"jobs/{verb}"] = Route(self._verb, IDS_BYTES)
         for verb in ("cancel", "hold", "release"):
-            table["POST", f"schedules/{verb}"] = self._schedule_verb
+            posts[f"schedules/{verb}"] = Route(self._schedule_verb, IDS_BYTES)
         for verb in MODEL_VERBS:
-            table["POST", f"models/{verb}"] = self._models_verb
-        return table.get((method, "/".join(parts[1:])))
+            posts[f"models/{verb}"] = Route(self._models_verb, admin="models are")
+        return {("GET", path): Route(serve) for path, serve in gets.items()} | {
+            ("POST", path): route for path, route in posts.items()
+        }
 
-    async def _status(self, _request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(self._service.status(caller))
+    async def _page(self, _asked: Asked) -> web.StreamResponse:
+        page, kind = await self._service.metrics()
+        return web.Response(body=page, headers={"Content-Type": kind})
 
-    async def _cards(self, _request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(self._service.cards(caller))
+    async def _status(self, asked: Asked) -> web.StreamResponse:
+        return answer(self._service.status(asked.caller))
 
-    async def _drain(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        body = await body_of(request, m.CardsRequest)
-        return answer(self._service.drain(caller, body.cards, body.undo))
+    async def _cards(self, asked: Asked) -> web.StreamResponse:
+        return answer(self._service.cards(asked.caller))
 
-    async def _verify(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        body = await body_of(request, VerifyRequest)
+    async def _drain(self, asked: Asked) -> web.StreamResponse:
+        body = decoded(asked.body, m.CardsRequest)
+        return answer(self._service.drain(asked.caller, body.cards, body.undo))
+
+    async def _verify(self, asked: Asked) -> web.StreamResponse:
+        body = decoded(asked.body, VerifyRequest)
         if body.watch and not body.stop:
-            return await streamed(request, self._service.watch_verify(caller, body), "application/x-ndjson")
-        return answer(self._service.verify(caller, body))
+            return await streamed(asked.request, self._service.watch_verify(asked.caller, body), "application/x-ndjson")
+        return answer(self._service.verify(asked.caller, body))
 
-    async def _history(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(await self._service.history(caller, parse_records(dict(request.query))))
+    async def _history(self, asked: Asked) -> web.StreamResponse:
+        return answer(await self._service.history(asked.caller, parse_records(asked.query)))
 
-    async def _series(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(await self._service.series(caller, parse_series(dict(request.query))))
+    async def _series(self, asked: Asked) -> web.StreamResponse:
+        return answer(await self._service.series(asked.caller, parse_series(asked.query)))
 
-    async def _report(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(await self._service.report(caller, parse_while(dict(request.query))))
+    async def _report(self, asked: Asked) -> web.StreamResponse:
+        return answer(await self._service.report(asked.caller, parse_while(asked.query)))
 
-    async def _power(self, _request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(self._service.power(caller))
+    async def _power(self, asked: Asked) -> web.StreamResponse:
+        return answer(self._service.power(asked.caller))
 
-    async def _set_power(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(await self._service.set_power(caller, await body_of(request, PowerRequest)))
+    async def _set_power(self, asked: Asked) -> web.StreamResponse:
+        return answer(await self._service.set_power(asked.caller, decoded(asked.body, PowerRequest)))
 
-    async def _models(self, _request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(self._service.models(caller))
+    async def _models(self, asked: Asked) -> web.StreamResponse:
+        return answer(self._service.models(asked.caller))
 
-    async def _models_verb(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        verb = next(each for each in MODEL_VERBS if request.path.rstrip("/").endswith(f"/{each}"))
-        return answer(self._service.models_verb(caller, verb, (await body_of(request, ModelRequest)).checked()))
+    async def _models_verb(self, asked: Asked) -> web.StreamResponse:
+        verb = next(each for each in MODEL_VERBS if each == asked.verb)
+        return answer(self._service.models_verb(asked.caller, verb, decoded(asked.body, ModelRequest).checked()))
 
-    async def _plan(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(await self._service.plan(caller, *parse_plan_query(dict(request.query))))
+    async def _plan(self, asked: Asked) -> web.StreamResponse:
+        return answer(await self._service.plan(asked.caller, *parse_plan_query(asked.query)))
 
-    async def _pause(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(self._service.pause(caller, request.path.endswith("/pause")))
+    async def _pause(self, asked: Asked) -> web.StreamResponse:
+        return answer(self._service.pause(asked.caller, asked.verb == "pause"))
 
-    async def _submit(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(await self._service.submit(caller, await body_of(request, m.SubmitRequest)))
+    async def _submit(self, asked: Asked) -> web.StreamResponse:
+        return answer(await self._service.submit(asked.caller, submission_of(asked.body)))
 
-    async def _list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(await self._service.listed(caller, parse_list_query(dict(request.query))))
+    async def _list(self, asked: Asked) -> web.StreamResponse:
+        return answer(await self._service.listed(asked.caller, parse_list_query(asked.query)))
 
-    async def _show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(self._service.show(caller, (await _ids(request, MAX_SHOWN_IDS)).ids))
+    async def _show(self, asked: Asked) -> web.StreamResponse:
+        return answer(self._service.show(asked.caller, ids_of(asked.body, MAX_SHOWN_IDS).ids))
 
-    async def _explain(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(self._service.explain(caller, (await _ids(request, MAX_SHOWN_IDS)).ids))
+    async def _explain(self, asked: Asked) -> web.StreamResponse:
+        return answer(self._service.explain(asked.caller, ids_of(asked.body, MAX_SHOWN_IDS).ids))
 
-    async def _wait(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        body = await _ids(request)
-        return answer(await self._service.wait(caller, body.ids, body.timeout_seconds))
+    async def _wait(self, asked: Asked) -> web.StreamResponse:
+        body = ids_of(asked.body)
+        return answer(await self._service.wait(asked.caller, body.ids, body.timeout_seconds))
 
-    async def _verb(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        body = await _ids(request, MAX_VERB_IDS)
-        verb = request.path.rsplit("/", 1)[-1]
-        if verb == "priority" and body.priority is None:
+    async def _verb(self, asked: Asked) -> web.StreamResponse:
+        body = ids_of(asked.body, MAX_VERB_IDS)
+        if asked.verb == "priority" and body.priority is None:
             raise UsageError("no priority given", mend="give a number from -1000 to 1000")
-        return answer(self._service.verb(caller, verb, body.ids, body.priority))
+        return answer(self._service.verb(asked.caller, asked.verb, body.ids, body.priority))
 
-    async def _schedules(self, _request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(self._service.schedules(caller))
+    async def _schedules(self, asked: Asked) -> web.StreamResponse:
+        return answer(self._service.schedules(asked.caller))
 
-    async def _schedule_verb(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        body = await _ids(request, MAX_VERB_IDS)
-        return answer(self._service.schedule_verb(caller, request.path.rsplit("/", 1)[-1], body.ids))
+    async def _schedule_verb(self, asked: Asked) -> web.StreamResponse:
+        body = ids_of(asked.body, MAX_VERB_IDS)
+        return answer(self._service.schedule_verb(asked.caller, asked.verb, body.ids))
 
-    async def _doctor(self, _request: web.Request, caller: Caller) -> web.StreamResponse:
-        return answer(await self._service.doctor(caller))
+    async def _doctor(self, asked: Asked) -> web.StreamResponse:
+        return answer(await self._service.doctor(asked.caller))
 
-    async def _log(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        chunks = self._service.log(caller, parse_log_query(request.path.split("/")[3], dict(request.query)))
-        return await streamed(request, chunks, "application/octet-stream")
+    async def _log(self, asked: Asked) -> web.StreamResponse:
+        chunks = self._service.log(asked.caller, parse_log_query(asked.words[2], asked.query))
+        return await streamed(asked.request, chunks, "application/octet-stream")
 
-    async def _export(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        path: Path = await self._service.export(caller, parse_export_query(dict(request.query)))
-        try:
-            response = web.StreamResponse(headers=WIRE)
-            response.content_type = "application/vnd.sqlite3"
-            response.content_length = path.stat().st_size
-            with path.open("rb") as file:
-                await response.prepare(request)
-                async with broken_off(request):
-                    while chunk := file.read(256 * 1024):
-                        await response.write(chunk)
-                    await response.write_eof()
-            return response
-        finally:
-            path.unlink(missing_ok=True)
+    async def _export(self, asked: Asked) -> web.StreamResponse:
+        with await self._service.export(asked.caller, parse_export_query(asked.query)) as file:
+            return await sent(asked.request, file, "application/vnd.sqlite3")

@@ -15,6 +15,8 @@ from p104d.core.errors import UnreachableError
 SYSTEM_SOCKET = "/run/p104d/p104d.sock"
 
 _SUN_PATH_BYTES = 107
+#: struct ucred: pid_t is signed, uid_t and gid_t are not.
+_UCRED = struct.Struct("iII")
 _START_MEND = "start it: systemctl start p104d, or p104d --simulate 4"
 
 
@@ -36,6 +38,11 @@ def socket_candidates(explicit: str | None, environ: Mapping[str, str]) -> list[
         state = (environ.get("HOME") or _home()) + "/.local/state"
     found += [f"{state}/{name}/run/p104d.sock" for name in names]
     return [*found, SYSTEM_SOCKET]
+
+
+def is_named(explicit: str | None, environ: Mapping[str, str]) -> bool:
+    """Whether the caller named the socket, so that whoever listens there is meant."""
+    return bool(explicit or environ.get("P104_SOCKET"))
 
 
 def _home() -> str:
@@ -78,20 +85,47 @@ def _connect(connection: socket.socket, path: str) -> None:
         os.close(anchor)
 
 
-def find_socket(candidates: Sequence[str], timeout: float | None) -> tuple[str, socket.socket]:
-    """The first of ``candidates`` that somebody listens on, and the connection made to find out.
+class StrangerError(OSError):
+    """Somebody listens whom the caller has no reason to believe."""
+
+
+def check_listener(connection: socket.socket) -> None:
+    """Raises StrangerError unless root or the caller listens at the other end.
+
+    XDG_RUNTIME_DIR and HOME may come from another user's session (su, sudo -E): a daemon of theirs would be sent the
+    caller's jobs, and be believed. Whom the kernel names is who called listen(2), not who answers.
+    """
+    _pid, uid, _gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    if uid not in (0, os.getuid()):
+        raise StrangerError(f"of uid {uid}, neither root nor you")
+
+
+def find_socket(candidates: Sequence[str], timeout: float | None, *, named: bool = False) -> tuple[str, socket.socket]:
+    """The first of ``candidates`` that somebody listens on, and the connection made to find out; ``named``: whoever.
 
     Raises UnreachableError naming every path tried and why it would not do.
     """
-    tried, denied = [], False
+    tried, mend = [], _START_MEND
     for path in candidates:
         try:
-            return path, connect(path, timeout)
+            connection = connect(path, timeout)
+            try:
+                if not named:
+                    check_listener(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return path, connection
         except OSError as error:
-            denied = denied or isinstance(error, PermissionError)
+            mend = _MENDS.get(type(error), mend)
             tried.append(f"{path}: {why(error)}")
-    mend = "join the group: sudo adduser $USER p104, then log in again" if denied else _START_MEND
     raise UnreachableError(f"no daemon answers (tried {', '.join(tried)})", mend=mend)
+
+
+_MENDS = {
+    PermissionError: "join the group: sudo adduser $USER p104, then log in again",
+    StrangerError: "if you mean that one, name it with --socket or P104_SOCKET",
+}
 
 
 def why(error: OSError) -> str:

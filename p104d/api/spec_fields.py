@@ -210,7 +210,7 @@ def default_name(file: str, command: tuple[str, ...], model: str | None, command
     if file == command_line and model is None:
         shell = len(command) == 3 and command[:2] == ("/bin/sh", "-c")
         words = command[2].split() if shell else command
-        stem = os.path.basename(words[0])
+        stem = os.path.basename(words[0]) if words else ""
     else:
         stem = os.path.splitext(os.path.basename(model if file == command_line and model else file))[0]
     stem = _SURROUNDINGS.sub("_", stem).strip()[:MAX_NAME].strip()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from p104d.api.yaml_nodes import MAX_DEPTH, Mapping, Node, printable, read_value
+from p104d.api.yaml_nodes import MAX_DEPTH, Budget, Mapping, Node, printable, read_value
 from p104d.core.errors import RefusedError, UsageError
 
 MAX_OPTIONS = 256
@@ -25,10 +25,11 @@ def read_options(texts: Sequence[str]) -> list[Option]:
     """Raises UsageError for what is not ``key=value`` with a YAML value."""
     if len(texts) > MAX_OPTIONS:
         raise UsageError(f"more than {MAX_OPTIONS} --set options", mend="write them into the file")
-    return [_read_option(text) for text in texts]
+    budget = Budget()  # one for all: together they may be no more than a submission
+    return [_read_option(text, budget) for text in texts]
 
 
-def _read_option(text: str) -> Option:
+def _read_option(text: str, budget: Budget) -> Option:
     source = f"--set {printable(text, 80)}"
     path, equals, value = text.partition("=")
     keys = tuple(path.split("."))
@@ -36,7 +37,7 @@ def _read_option(text: str) -> Option:
         raise UsageError(f"{source}: not key=value", mend="write --set cards=2 or --set env.STEPS=30")
     if len(keys) > MAX_DEPTH or len(text) > MAX_OPTION_BYTES:
         raise UsageError(f"{source}: too long", mend="write it into the file")
-    return Option(keys, read_value(source, value), source)
+    return Option(keys, read_value(source, value, budget), source)
 
 
 def apply_options(mapping: Mapping, options: Sequence[Option]) -> None:

@@ -115,10 +115,10 @@ def read_documents(file: str, text: str | bytes, budget: Budget) -> Iterator[Nod
         raise _unreadable(file, source, error) from None
 
 
-def read_value(origin: str, text: str) -> Node:
+def read_value(origin: str, text: str, budget: Budget) -> Node:
     """The one value in ``text``, as --set has it; ``origin`` is how errors name it."""
     try:
-        nodes = list(read_documents(COMMAND_LINE, text or "~", Budget()))
+        nodes = list(read_documents(COMMAND_LINE, text or "~", budget))
     except P104Error as error:
         message = error.message.removeprefix(COMMAND_LINE)
         raise type(error)(f"{origin}{message}", mend=error.mend) from None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from p104d.api.client import Client, socket_candidates
+from p104d.api.client import Client, is_named, socket_candidates
 from p104d.core.errors import NotFoundError, P104Error
 
 if TYPE_CHECKING:
@@ -31,7 +31,11 @@ _COMPLETION_SECONDS = 0.5
 def client() -> Client:
     """The client of the daemon this call is meant for."""
     root = click.get_current_context().find_root()
-    return Client(socket_candidates(root.obj or root.params.get("socket"), os.environ))
+    return _client(root.obj or root.params.get("socket"))
+
+
+def _client(socket: str | None) -> Client:
+    return Client(socket_candidates(socket, os.environ), named=is_named(socket, os.environ))
 
 
 def out(line: str = "") -> None:
@@ -123,7 +127,7 @@ def complete(
     """What the daemon has for a word half typed; nothing, silently, if it does not answer quickly."""
     from click.shell_completion import CompletionItem
 
-    asked = Client(socket_candidates(ctx.find_root().params.get("socket"), os.environ))
+    asked = _client(ctx.find_root().params.get("socket"))
     try:
         found = asked.get(path, timeout=_COMPLETION_SECONDS)[key]
         items = [(str(one.get(field)), " ".join(str(one.get(name)) for name in help_fields)) for one in found]

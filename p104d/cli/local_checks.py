@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from p104d.api.client import connect, socket_candidates, why
+from p104d.api.client import StrangerError, check_listener, connect, is_named, socket_candidates, why
 
 Check = dict[str, Any]
 
@@ -19,7 +19,7 @@ def local_checks(explicit: str | None, environ: Mapping[str, str], root: str = "
     """The checks in the order in which to mend them. ``root`` is where the host's files are (tests have their own)."""
     cards = nvidia_cards(root)
     return [
-        *(_socket(path) for path in socket_candidates(explicit, environ)),
+        *(_socket(path, is_named(explicit, environ)) for path in socket_candidates(explicit, environ)),
         _cards(cards),
         _kernel_module(root, bool(cards)),
         *_devices(root, bool(cards)),
@@ -32,9 +32,13 @@ def check(name: str, ok: bool | None, text: str, mend: str | None = None) -> Che
     return {"name": name, "ok": ok, "text": text, "mend": None if ok else mend}
 
 
-def _socket(path: str) -> Check:
+def _socket(path: str, named: bool) -> Check:
     try:
-        connect(path, timeout=2.0).close()
+        with connect(path, timeout=2.0) as connection:
+            if not named:
+                check_listener(connection)
+    except StrangerError as error:
+        return check("socket", False, f"{path}: {why(error)}", "name it with --socket if you mean it")
     except FileNotFoundError as error:
         mend = "start a daemon: systemctl start p104d, or p104d --simulate 4"
         return check("socket", None, f"{path}: {why(error)}", mend)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
@@ -188,22 +187,18 @@ class Readings:
 
     async def wait(self, caller: Caller, ids: list[int], timeout: float | None) -> m.WaitedJobs:
         """Answers when all have ended, or after ``timeout`` seconds with how they stand."""
-        unique = list(dict.fromkeys(ids))
-        futures = {job_id: self._loop.waiters.end_of(job_id) for job_id in unique}
-        try:
+        with self._loop.waiters.room(caller.uid, len(ids)):
             with self._loop.database.read() as conn:
-                states = lists.states(conn, unique)
-            self._all_known(unique, states)
-            left = [futures[job_id] for job_id in unique if states[job_id][0] not in ENDED]
+                states = lists.states(conn, list(dict.fromkeys(ids)))
+            self._all_known(ids, states)
+            left = [job_id for job_id, (state, _) in states.items() if state not in ENDED]
+            del states
             if left and (timeout is None or timeout > 0):
-                await asyncio.wait(left, timeout=timeout)
-        finally:
-            for future in futures.values():
-                future.cancel()
-        with self._loop.database.read() as conn:
-            rows = lists.waited(conn, ids)
-        self._all_known(unique, {row.id for row in rows})
-        return m.WaitedJobs([self._waited(row, caller) for row in rows])
+                await self._loop.waiters.all_ended(left, timeout)
+            with self._loop.database.read() as conn:
+                rows = lists.waited(conn, ids)
+            self._all_known(ids, {row.id for row in rows})
+            return m.WaitedJobs([self._waited(row, caller) for row in rows])
 
     def _waited(self, row: Row[Any], caller: Caller) -> m.Waited:
         reason = row.reason if views.may_see(caller, row.uid) else views.public_reason(row.reason)

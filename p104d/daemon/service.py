@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -75,7 +75,9 @@ class DaemonService(Readings):
         self._models = ModelVerbs(loop, user_mode=facts.user_mode)
         self.warnings: Callable[[], Sequence[str]] = lambda: ()
         self.copy_telemetry: Callable[[Path], Awaitable[None]] = _nothing_recorded
-        self._copy: Path | None = None
+        #: The copy of telemetry that somebody reads, and whether one is being made.
+        self._copy: BinaryIO | None = None
+        self._copying = False
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -83,29 +85,36 @@ class DaemonService(Readings):
         """An attempt's output, for its owner and root."""
         return self._logs.read(caller, query)
 
-    async def export(self, caller: Caller, what: Exported) -> Path:
-        """A consistent copy of the queue or of telemetry in a temporary file; the server removes it."""
+    async def export(self, caller: Caller, what: Exported) -> BinaryIO:
+        """A consistent copy of the queue or of telemetry: an open file without a name, gone when it is closed."""
         if what == "queue" and not self._facts.user_mode and caller.uid != 0:
             raise NotAllowedError("only root may export the queue: it holds every user's specs", mend="use sudo")
+        if what == "queue" or caller.uid == 0:
+            return await self._copied(what)
         # Readings are for everybody, the disk is not: who is not root has one copy of them on it, with all others.
-        if what == "telemetry" and caller.uid != 0 and self._copy is not None and self._copy.exists():
+        if self._copying or (self._copy is not None and not self._copy.closed):
             raise UnavailableError("somebody else is exporting telemetry", mend="try again in a minute")
+        self._copying = True
+        try:
+            self._copy = await self._copied(what)
+        finally:
+            self._copying = False
+        return self._copy
+
+    async def _copied(self, what: Exported) -> BinaryIO:
         handle, name = tempfile.mkstemp(prefix="export-", suffix=".db", dir=self._places.state)
         os.close(handle)
         path = Path(name)
         try:
             if what == "telemetry":
-                self._copy = path if caller.uid != 0 else self._copy
                 await self.copy_telemetry(path)
             else:
                 await asyncio.to_thread(self._loop.database.copy_to, path)
+            return path.open("rb")
         except (sqlite3.Error, sa.exc.DatabaseError) as error:
-            path.unlink(missing_ok=True)
             raise UnavailableError(f"the copy cannot be made: {error}", mend=f"free space on {path.parent}") from None
-        except BaseException:
+        finally:
             path.unlink(missing_ok=True)
-            raise
-        return path
 
     async def doctor(self, caller: Caller) -> m.Checks:  # noqa: ARG002 - the checks tell nothing of jobs
         """What is wrong with this rig, and its mend."""

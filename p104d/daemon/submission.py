@@ -28,6 +28,8 @@ from p104d.store.submit import NewDocument, Submitter, submit
 #: Smaller submissions without a matrix are parsed on the loop: they take well under the few milliseconds that a
 #: thread's start and the hand-over cost.
 _INLINE_BYTES = 8 * 1024
+#: What each file, option and variable takes besides its text, in bytes that would take as long.
+_EACH_BYTES = 50
 _INVENTORY_SECONDS = 10.0
 #: A user's schedules: all of them are looked at whenever one is due.
 MOST_SCHEDULES = 1_000
@@ -55,10 +57,7 @@ class Intake:
             resolve_card=cards.resolve,
             now=time.time(),
         )
-        texts = [*(each.text for each in request.documents), *request.set]
-        # A few lines may stand for a hundred thousand jobs.
-        many = any("matrix" in text for text in texts)
-        if sum(len(each.text) for each in request.documents) <= _INLINE_BYTES and not many:
+        if _is_quick(request):
             parsed = parse_submission(documents, context)
         else:
             parsed = await asyncio.to_thread(parse_submission, documents, context)
@@ -156,6 +155,16 @@ class Intake:
         planned = sum(each.spec.schedule is not None for each in parsed)
         if planned and schedules.schedules_of_user(conn, caller.uid) + planned > MOST_SCHEDULES:
             raise RefusedError(f"{caller.user} may have {MOST_SCHEDULES} schedules", mend="cancel some")
+
+
+def _is_quick(request: m.SubmitRequest) -> bool:
+    """Whether it is parsed in less time than a thread takes to start."""
+    texts = [*(each.text for each in request.documents), *request.set]
+    # A few lines may stand for a hundred thousand jobs; on an engine, their files are looked at one by one.
+    if any("matrix" in text for text in texts):
+        return False
+    texts += [*request.keep_env, *request.keep_env.values()]
+    return sum(len(text) + _EACH_BYTES for text in texts) <= _INLINE_BYTES
 
 
 def _as_many_as_asked(spec: JobSpec, cards: tuple[CardView, ...]) -> tuple[CardView, ...]:

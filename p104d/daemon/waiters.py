@@ -1,55 +1,103 @@
-"""Those who wait for a job: for its end, or for its next start."""
+"""Those who wait for jobs: for their ends, or for a next start."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections import Counter
+from collections.abc import Collection, Iterator
+
+from p104d.core.errors import UnavailableError
+
+#: Two of the largest requests. Each id that is waited for takes some 400 bytes.
+MOST_AWAITED = 200_000
+
+
+class _Waiter:
+    """One who waits until ``left`` more jobs have told."""
+
+    __slots__ = ("done", "left")
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def told(self) -> None:
+        self.left -= 1
+        if self.left <= 0 and not self.done.done():
+            self.done.set_result(None)
+
+
+_Waiting = dict[int, set[_Waiter]]
 
 
 class Waiters:
-    """Futures by job. Ask for the job's state after making one: what happened before is not told."""
+    """Waiters by job. Ask for a job's state in the same breath in which you begin to wait: what happened before is not
+    told."""
 
     def __init__(self) -> None:
-        self._ends: dict[int, set[asyncio.Future[None]]] = {}
-        self._starts: dict[int, set[asyncio.Future[None]]] = {}
+        self._ends: _Waiting = {}
+        self._starts: _Waiting = {}
+        self._awaited: Counter[int] = Counter()
 
     def started(self, job_id: int) -> None:
         """A new attempt was placed."""
-        _wake_all(self._starts.get(job_id, ()))
+        _tell(self._starts, job_id)
 
     def ended(self, job_id: int) -> None:
         """The job has reached a final state."""
-        _wake_all(self._ends.pop(job_id, ()))
+        _tell(self._ends, job_id)
 
-    def end_of(self, job_id: int) -> asyncio.Future[None]:
-        """Done when the job has reached a final state."""
-        return self._future(self._ends, job_id)
+    async def all_ended(self, job_ids: Collection[int], timeout: float | None) -> None:
+        """Until each of these has reached a final state, or for ``timeout`` seconds."""
+        with _waiting((self._ends, job_ids), left=len(job_ids)) as done:
+            await asyncio.wait((done,), timeout=timeout)
 
     async def next_start(self, job_id: int) -> None:
         """Until the job's next attempt is placed, or it ends."""
-        start, end = self._future(self._starts, job_id), self.end_of(job_id)
+        with _waiting((self._starts, (job_id,)), (self._ends, (job_id,)), left=1) as done:
+            await done
+
+    @contextlib.contextmanager
+    def room(self, uid: int, count: int) -> Iterator[None]:
+        """While a request of this user names ``count`` jobs to wait for. Raises UnavailableError for too many."""
+        if self._awaited[uid] + count > MOST_AWAITED:
+            raise UnavailableError(
+                f"more than {MOST_AWAITED} jobs are waited for already", mend="wait for fewer at a time"
+            )
+        self._awaited[uid] += count
         try:
-            await asyncio.wait((start, end), return_when=asyncio.FIRST_COMPLETED)
+            yield
         finally:
-            start.cancel()
-            end.cancel()
-
-    def _future(self, where: dict[int, set[asyncio.Future[None]]], job_id: int) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        where.setdefault(job_id, set()).add(future)
-        future.add_done_callback(lambda done: _drop(where, job_id, done))
-        return future
+            self._awaited[uid] -= count
+            if not self._awaited[uid]:
+                del self._awaited[uid]
 
 
-def _drop(where: dict[int, set[asyncio.Future[None]]], job_id: int, future: asyncio.Future[None]) -> None:
-    waiting = where.get(job_id)
-    if waiting is not None:
-        waiting.discard(future)
-        if not waiting:
-            del where[job_id]
+@contextlib.contextmanager
+def _waiting(*where: tuple[_Waiting, Collection[int]], left: int) -> Iterator[asyncio.Future[None]]:
+    """Done when ``left`` of these jobs have told."""
+    waiter = _Waiter(left)
+    for waiting, job_ids in where:
+        for job_id in job_ids:
+            waiting.setdefault(job_id, set()).add(waiter)
+    try:
+        yield waiter.done
+    finally:
+        waiter.done.cancel()
+        for waiting, job_ids in where:
+            for job_id in job_ids:
+                _drop(waiting, job_id, waiter)
 
 
-def _wake_all(futures: Iterable[asyncio.Future[None]]) -> None:
-    for future in list(futures):
-        if not future.done():
-            future.set_result(None)
+def _drop(waiting: _Waiting, job_id: int, waiter: _Waiter) -> None:
+    others = waiting.get(job_id)
+    if others is not None:
+        others.discard(waiter)
+        if not others:
+            del waiting[job_id]
+
+
+def _tell(waiting: _Waiting, job_id: int) -> None:
+    for waiter in waiting.pop(job_id, ()):
+        waiter.told()

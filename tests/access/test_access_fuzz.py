@@ -117,8 +117,10 @@ def unharmed(target: System) -> Iterator[None]:
     eventually(lambda: not list(target.store.glob("export-*")))
 
 
-def harmless(answer: Answer, sent: object) -> None:
-    """An answer, a refusal in our own words, or in HTTP's."""
+def harmless(answer: Answer, sent: object, *, answered: bool = False, silent: bool = False) -> None:
+    """An answer, a refusal in our own words, or in HTTP's; ``answered``: and not a hang-up. ``silent``: if any has come
+    by now."""
+    assert not answered or answer.status or (silent and answer.text == "no answer"), (sent, answer)
     assert answer.status < 500 or answer.status == 503, (sent, answer)
     assert "Traceback" not in answer.text and 'File "/' not in answer.text, (sent, answer)
     assert "p104d met an error of its own" not in answer.text, (sent, answer)
@@ -145,7 +147,9 @@ def test_requests_of_wrong_shapes(target: System, method_path: tuple[str, str], 
         body["timeout_seconds"] = body.get("timeout_seconds") or 0
     data = json.dumps(body).encode("ascii")
     sent = request(method, f"/v1/{path}?{query}", data if method == "POST" else b"")
-    harmless(target.as_user(CAROL).send(sent, seconds=0.3 if path in PERHAPS_SILENT else 20.0), sent)
+    silent = path in PERHAPS_SILENT
+    answer = target.as_user(CAROL).send(sent, seconds=0.3 if silent else 20.0)
+    harmless(answer, sent, answered=True, silent=silent)
 
 
 VALID = [
@@ -153,7 +157,7 @@ VALID = [
     request("GET", "/v1/jobs?state=all&limit=5"),
     request("POST", "/v1/jobs/show", {"ids": [1]}),
     request(
-        "POST", "/v1/submit", {"documents": [{"file": "x", "text": "command: [true]\nlabels: {a: b}"}], "cwd": "/"}
+        "POST", "/v1/submit", {"documents": [{"file": "x", "text": "command: ['true']\nlabels: {a: b}"}], "cwd": "/"}
     ),
     b"POST /v1/jobs/show HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
     b'b\r\n{"ids": [1]\r\n1\r\n}\r\n0\r\n\r\n',
@@ -182,6 +186,12 @@ def mutated(draw: st.DrawFn) -> bytes:
         else:
             data = data[:start]
     return data
+
+
+@pytest.mark.parametrize("sent", VALID)
+def test_the_requests_that_are_patched_were_right(target: System, sent: bytes) -> None:
+    harmless(answer := target.as_user(CAROL).send(sent), sent, answered=True)
+    assert answer.status in (200, 403), "a job of somebody else's may be shown"
 
 
 @fuzz(MUTATIONS)

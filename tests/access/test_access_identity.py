@@ -10,10 +10,27 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
-from access_rig import ADMIN, AGENT, ALICE, BOB, CAROL, EXTRA, GHOST, MALLORY, P104, System, connection, parsed, request
+from access_rig import (
+    ADMIN,
+    AGENT,
+    ALICE,
+    BOB,
+    CAROL,
+    EXTRA,
+    GHOST,
+    MALLORY,
+    P104,
+    System,
+    User,
+    connection,
+    parsed,
+    request,
+)
 from daemon_rig import eventually
+from reach import acting
 
 
 def test_the_socket_is_for_group_p104(system: System) -> None:
@@ -149,3 +166,16 @@ def test_admins_are_members_of_their_group(system: System) -> None:
     # what counts is the account.
     pretender = BOB._replace(groups=(P104, ADMIN))
     assert system.by(pretender, "pause").code == 4
+    # Nor as the group that their process has at the moment, as under newgrp or a program that sets its group.
+    assert system.finished("pause", prefix=acting(BOB.uid, ADMIN, (P104,))).code == 4
+    assert not system.status()["daemon"]["paused"]
+
+
+def test_who_has_the_group_as_the_accounts_own_is_admin(start: Callable[..., System]) -> None:
+    dave = User("p104-dave", ADMIN)
+    rig = start(also=[dave])
+    passwd = rig.folder / "etc" / "passwd"
+    assert f"{dave.name}:x:{ADMIN}:{ADMIN}:" in passwd.read_text()
+    assert rig.as_user(dave).post("/v1/pause").status == 200
+    elsewhere = rig.finished("resume", prefix=acting(dave.uid, P104, (P104,)))
+    assert elsewhere.code == 0 and not rig.status()["daemon"]["paused"]

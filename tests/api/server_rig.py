@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from p104d.api import messages as m
 from p104d.api.access import Gate
@@ -32,6 +32,8 @@ class FakeService:
         self.raises: BaseException | None = None
         self.chunks: Callable[[], AsyncIterator[bytes]] = _no_log
         self.copy: Path | None = None
+        self.files: list[BinaryIO] = []
+        self.opened = threading.Event()
         self.waiting = threading.Event()
         self.gone = threading.Event()
 
@@ -115,14 +117,20 @@ class FakeService:
         self._known(*ids)
         return m.Schedules([])
 
-    async def export(self, caller: Caller, what: Exported) -> Path:
+    async def export(self, caller: Caller, what: Exported) -> BinaryIO:
         self._call("export", caller, what)
         assert self.copy is not None
-        return self.copy
+        self.files.append(self.copy.open("rb"))
+        self.opened.set()
+        return self.files[-1]
 
     async def doctor(self, caller: Caller) -> m.Checks:
         self._call("doctor", caller)
         return m.Checks([])
+
+    async def metrics(self) -> tuple[bytes, str]:
+        self._call("metrics")
+        return b"figures", "text/plain"
 
     def models(self, caller: Caller) -> Residents:
         self._call("models", caller)

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from server_rig import Served
 
+from p104d.api import exchange
 from p104d.api import messages as m
+from p104d.api.bodies import MAX_IDS
 from p104d.api.queries import MAX_FORECAST_JOBS
-from p104d.api.server import MAX_BODY_BYTES, MAX_IDS
 from p104d.api.service import Caller, LogQuery
 from p104d.core import errors
 from p104d.core.errors import P104Error
@@ -70,17 +71,47 @@ def test_a_route_reaches_its_method(served: Served, method: str, path: str, body
     assert (other.status, other.error["exit_code"]) == (404, 5)
 
 
-def test_export_is_the_file_and_then_it_is_gone(served: Served, tmp_path: Path) -> None:
+def test_export_is_the_file(served: Served, tmp_path: Path) -> None:
     served.service.copy = tmp_path / "copy.db"
     content = os.urandom(700_000)
     served.service.copy.write_bytes(content)
     answer = served.ask("GET", "/v1/export")
     assert answer.status == 200 and answer.raw == content
-    assert answer.headers["content-length"] == "700000" and not served.service.copy.exists()
-    served.service.copy.write_bytes(content)
+    assert answer.headers["content-length"] == "700000"
     assert served.ask("GET", "/v1/export?what=telemetry").raw == content
     assert [call[2:] for call in served.service.calls] == [("queue",), ("telemetry",)]
     assert served.ask("GET", "/v1/export?what=secrets").status == 400
+
+
+def test_who_does_not_read_an_export_does_not_keep_it(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others wait for their copy while somebody has one open."""
+    monkeypatch.setattr(exchange, "SILENT_SECONDS", 0.2)
+    served.service.copy = tmp_path / "copy.db"
+    served.service.copy.write_bytes(os.urandom(5_000_000))
+    tasks = served.tasks()
+    with served.connect() as silent:
+        silent.sendall(b"GET /v1/export HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert served.service.opened.wait(10)
+        [file] = served.service.files
+        settled(served, tasks)
+        assert file.closed
+        assert len(b"".join(iter(lambda: silent.recv(65536), b""))) < 5_000_000
+
+
+def test_a_trickle_is_not_reading(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "SILENT_SECONDS", 0.4)
+    monkeypatch.setattr(exchange, "_CHUNK_SECONDS", 0.0)
+    served.service.copy = tmp_path / "copy.db"
+    served.service.copy.write_bytes(bytes(20_000_000))
+    with served.connect() as slow:
+        slow.sendall(b"GET /v1/export HTTP/1.1\r\nHost: x\r\n\r\n")
+        pause, size = threading.Event(), 0
+        while piece := slow.recv(600_000):
+            size += len(piece)
+            pause.wait(0.05)
+    assert 0 < size < 20_000_000
 
 
 @pytest.mark.parametrize("version", ["2", "0", "", "x" * 5000])
@@ -183,27 +214,6 @@ def test_bodies_that_cannot_be(served: Served, path: str, body: Any, code: int) 
     assert answer.error["exit_code"] == code and 400 <= answer.status < 500
     assert len(answer.error["message"]) < 300
     assert served.service.calls == []
-
-
-def test_a_body_too_large_is_refused_and_the_next_served(served: Served) -> None:
-    answer = served.ask("POST", "/v1/submit", b" " * (MAX_BODY_BYTES + 2**20))
-    assert answer.error["exit_code"] == 4 and "16 MiB" in answer.error["mend"]
-    assert served.service.calls == []
-    assert served.ask("GET", "/v1/status").status == 200
-
-
-def test_the_largest_submission_is_taken(served: Served) -> None:
-    text = "#" + '"' * (16 * 2**20 - 1)
-    assert served.ask("POST", "/v1/submit", {**SUBMISSION, "documents": [{"file": "a", "text": text}]}).status == 200
-    assert served.service.calls[0][2].documents[0].text == text
-
-
-def test_an_unpacked_body_is_bounded_too(served: Served) -> None:
-    import gzip
-
-    bomb = gzip.compress(b" " * (MAX_BODY_BYTES + 2**20))
-    assert served.ask("POST", "/v1/submit", bomb, Content_Encoding="gzip").error["exit_code"] == 4
-    assert served.ask("POST", "/v1/submit", b"not gzip", Content_Encoding="gzip").status == 400
 
 
 # --- logs: streams, and callers that go away ---

@@ -121,8 +121,11 @@ def test_admins_are_root_and_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
 
     nobody = pwd.getpwuid(NOBODY)
     monkeypatch.setattr(access.grp, "getgrnam", no_group)
-    assert is_admin(0, 0) and not is_admin(NOBODY, nobody.pw_gid)
+    assert is_admin(0) and not is_admin(NOBODY)
     monkeypatch.setattr(access.grp, "getgrnam", lambda name: group(name, 4711))
-    assert is_admin(NOBODY, 4711) and not is_admin(NOBODY, nobody.pw_gid) and not is_admin(FAR, FAR)
+    assert not is_admin(NOBODY) and not is_admin(FAR)
     monkeypatch.setattr(access.os, "getgrouplist", lambda user, gid: [gid, 4711] if user == nobody.pw_name else [gid])
-    assert is_admin(NOBODY, nobody.pw_gid) and not is_admin(FAR, FAR)
+    assert is_admin(NOBODY) and not is_admin(FAR)
+    monkeypatch.undo()
+    monkeypatch.setattr(access.grp, "getgrnam", lambda name: group(name, nobody.pw_gid))
+    assert is_admin(NOBODY), "the primary group of the account"

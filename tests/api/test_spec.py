@@ -250,6 +250,7 @@ def test_standard_input_and_odd_file_names() -> None:
         (COMMAND_LINE, "[/usr/bin/python3, train.py]", "python3"),
         (COMMAND_LINE, "nvidia-smi -L | head", "nvidia-smi"),
         (COMMAND_LINE, '["/"]', "job"),
+        (COMMAND_LINE, '["/bin/sh", "-c", " "]', "job"),
         ("\x01\n.yaml", "x", "_"),
         ("a" * 300 + ".yaml", "x", "a" * 128),
     ],

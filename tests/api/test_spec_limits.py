@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from spec_help import CONTEXT, one, parse, refusal
 
 from p104d.api.spec import Document, expand, expand_engine, parse_submission
+from p104d.api.spec_set import read_options
 from p104d.api.yaml_nodes import MAX_DOCUMENT_BYTES, MAX_SUBMISSION_BYTES
 from p104d.core.errors import P104Error, RefusedError, UsageError
 
@@ -61,6 +62,14 @@ def test_values_over_all_files() -> None:
     with pytest.raises(UsageError, match="more than 300000 values"):
         parse_submission(files, CONTEXT)
     assert time.process_time() - started < 30
+
+
+def test_options_have_one_budget_together() -> None:
+    """256 of 64 KiB each, with 20,000 values in each, were five million values: seconds, and gigabytes."""
+    option = f"labels=[{'1,' * 20_000}]"
+    assert len(read_options([option] * 14)) == 14
+    with pytest.raises(UsageError, match=r"--set labels.*more than 300000 values"):
+        read_options([option] * 256)
 
 
 def test_matrix_products() -> None:

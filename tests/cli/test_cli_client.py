@@ -11,7 +11,7 @@ import pytest
 from fake_daemon import Reply
 
 from p104d.api import client, messages, sockets
-from p104d.api.client import Client, ForeignError, connect, find_socket, socket_candidates
+from p104d.api.client import Client, ForeignError, connect, find_socket, is_named, socket_candidates
 from p104d.core.errors import UnreachableError
 
 
@@ -53,6 +53,48 @@ def test_no_permission_names_the_group(monkeypatch):
     with pytest.raises(UnreachableError) as caught:
         find_socket(["/run/p104d/p104d.sock", "/other"], 5.0)
     assert "permission denied" in caught.value.message and "adduser $USER p104" in (caught.value.mend or "")
+
+
+def test_a_strangers_daemon_is_passed_over_unless_it_was_named(daemon, monkeypatch):
+    """XDG_RUNTIME_DIR may be of another user's session, and a daemon of theirs would be sent what is submitted."""
+    own = os.getuid()
+    monkeypatch.setattr(sockets.os, "getuid", lambda: own + 4711)
+    monkeypatch.setattr(sockets, "_UCRED", Credentials(own or 4712))
+    with pytest.raises(UnreachableError, match=f"of uid {own or 4712}, neither root nor you, /none: no such") as caught:
+        find_socket([daemon.path, "/none"], 5.0)
+    assert "--socket" in (caught.value.mend or "") and daemon.requests == []
+    path, connection = find_socket([daemon.path], 5.0, named=True)
+    connection.close()
+    assert path == daemon.path
+    daemon.answers["GET", "/v1/status"] = {"fine": True}
+    assert Client([daemon.path], named=True).get("/v1/status") == {"fine": True}
+    with pytest.raises(UnreachableError):
+        Client([daemon.path]).get("/v1/status")
+    # Root's is believed, and one's own.
+    for uid in (0, own + 4711):
+        monkeypatch.setattr(sockets, "_UCRED", Credentials(uid))
+        find_socket([daemon.path], 5.0)[1].close()
+
+
+class Credentials:
+    """The kernel's answer, of a listener of that uid."""
+
+    size = 12
+
+    def __init__(self, uid: int) -> None:
+        self.uid = uid
+
+    def unpack(self, raw: bytes) -> tuple[int, int, int]:
+        assert len(raw) == self.size
+        return 1, self.uid, 0
+
+
+@pytest.mark.parametrize(
+    ("explicit", "environ", "named"),
+    [(None, {}, False), ("/x", {}, True), (None, {"P104_SOCKET": "/x"}, True), ("", {"P104_SOCKET": ""}, False)],
+)
+def test_what_counts_as_named(explicit, environ, named):
+    assert is_named(explicit, environ) is named
 
 
 def test_paths_longer_than_the_kernel_s_limit(daemon, tmp_path):

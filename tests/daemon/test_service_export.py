@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ def service(tmp_path: Path) -> DaemonService:
     made = DaemonService.__new__(DaemonService)
     made._facts = SimpleNamespace(user_mode=False)  # type: ignore[assignment]
     made._places = SimpleNamespace(state=tmp_path)  # type: ignore[assignment]
-    made._copy = None
+    made._copy, made._copying = None, False
 
     async def copy(target: Path) -> None:
         target.write_bytes(b"readings")
@@ -32,8 +33,9 @@ def service(tmp_path: Path) -> DaemonService:
 
 
 def test_telemetry_is_for_everybody_the_queue_for_root(service: DaemonService, tmp_path: Path) -> None:
-    path = asyncio.run(service.export(ANNA, "telemetry"))
-    assert path.read_bytes() == b"readings" and path.parent == tmp_path and path.stat().st_mode & 0o777 == 0o600
+    with asyncio.run(service.export(ANNA, "telemetry")) as file:
+        assert file.read() == b"readings" and os.fstat(file.fileno()).st_mode & 0o777 == 0o600
+        assert not [*tmp_path.iterdir()], "nothing is left on the disk, whatever becomes of the daemon"
     with pytest.raises(NotAllowedError):
         asyncio.run(service.export(ANNA, "queue"))
 
@@ -42,11 +44,30 @@ def test_those_who_are_not_root_have_one_copy_on_the_disk(service: DaemonService
     first = asyncio.run(service.export(ANNA, "telemetry"))
     with pytest.raises(UnavailableError):
         asyncio.run(service.export(ANNA, "telemetry"))
-    asyncio.run(service.export(ROOT, "telemetry")).unlink()
+    asyncio.run(service.export(ROOT, "telemetry")).close()
     with pytest.raises(UnavailableError):
         asyncio.run(service.export(ANNA, "telemetry"))
-    first.unlink()
-    asyncio.run(service.export(ANNA, "telemetry"))
+    first.close()
+    asyncio.run(service.export(ANNA, "telemetry")).close()
+
+
+def test_a_copy_that_is_being_made_counts(service: DaemonService) -> None:
+    async def play() -> None:
+        go = asyncio.Event()
+
+        async def slow(target: Path) -> None:
+            await go.wait()
+            target.write_bytes(b"readings")
+
+        service.copy_telemetry = slow
+        first = asyncio.create_task(service.export(ANNA, "telemetry"))
+        await asyncio.sleep(0)
+        with pytest.raises(UnavailableError):
+            await service.export(ANNA, "telemetry")
+        go.set()
+        (await first).close()
+
+    asyncio.run(play())
 
 
 def test_a_copy_that_fails_leaves_nothing(service: DaemonService, tmp_path: Path) -> None:
@@ -57,3 +78,9 @@ def test_a_copy_that_fails_leaves_nothing(service: DaemonService, tmp_path: Path
     with pytest.raises(UnavailableError, match="disk is full"):
         asyncio.run(service.export(ANNA, "telemetry"))
     assert not [*tmp_path.iterdir()]
+    service.copy_telemetry = _empty
+    asyncio.run(service.export(ANNA, "telemetry")).close()
+
+
+async def _empty(_target: Path) -> None:
+    """A copy of nothing."""
