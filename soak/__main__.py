@@ -46,6 +46,7 @@ def _run(rig: SoakRig, minutes: float, seed: int) -> tuple[list[Sample], Load]:
     load = Load(rig, seed)
     samples = [rig.sample()]
     load.start()
+    began = rig.seconds
     try:
         end = time.monotonic() + minutes * 60
         while (left := end - time.monotonic()) > 0 and rig.process.poll() is None:
@@ -55,6 +56,7 @@ def _run(rig: SoakRig, minutes: float, seed: int) -> tuple[list[Sample], Load]:
     except KeyboardInterrupt:
         print("\nsoak: ended early", file=sys.stderr)
     finally:
+        load.counts["faults"] = rig.faults_between(began, rig.seconds)
         load.stop()
     samples.append(rig.sample())
     return samples, load
@@ -71,6 +73,8 @@ def _progress(last: Sample, load: Load, minutes: float) -> None:
 
 def _problems(rig: SoakRig, load: Load) -> list[str]:
     found = [f"unexpected: {text}" for text in load.unexpected[:10]]
+    if load.counts["faults"] == 0:
+        found.append("no fault fell into this run")
     if rig.process.poll() is not None:
         found.append(f"the daemon died with {rig.process.returncode}")
         return found

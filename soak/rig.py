@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -18,13 +19,10 @@ import psutil
 from bench.proc import memory_bytes
 from p104d.api.client import Client
 from p104d.core.errors import P104Error
+from soak.faults import CARDS, planned, rig_file
 
 ROOT = Path(__file__).resolve().parents[1]
-CARDS = 12
 _READY_SECONDS = 120.0
-#: What may go wrong with a card for a while, seconds after the minute's beginning; one card a minute, in turn.
-_FAULTS = ("hang", "lost", "xid", "unknown", "hot", "slow", "driver_reload")
-_FAULT_SECONDS = 15
 _CONFIG = """
 cpu_jobs = 4
 interval = "1s"
@@ -35,21 +33,6 @@ log_limit = "256KiB"
 launcher = "zygote"
 keep_logs = "64MiB"
 """
-
-
-def rig_file(minutes: float) -> str:
-    """Twelve cards, and a fault every minute from the second on."""
-    cards = '[[card]]\nname = "P104-100"\nmemory = "8GiB"\n' * CARDS
-    faults = []
-    for minute in range(1, int(minutes) + 1):
-        kind = _FAULTS[(minute - 1) % len(_FAULTS)]
-        lines = [f'at = "{60 * minute}s"', f'kind = "{kind}"', f'for = "{_FAULT_SECONDS}s"']
-        if kind != "driver_reload":
-            lines.append(f"card = {minute % CARDS}")
-        if kind == "xid":
-            lines[2] = "code = 31"
-        faults.append("[[fault]]\n" + "\n".join(lines) + "\n")
-    return f"speedup = 200\n{cards}{''.join(faults)}"
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +60,8 @@ class SoakRig:
         self.work = self.folder / "work"
         self.work.mkdir()
         (self.folder / "config.toml").write_text(_CONFIG)
-        (self.folder / "rig.toml").write_text(rig_file(minutes))
+        self.faults = planned(minutes * 60, minutes * 60 + _READY_SECONDS)
+        (self.folder / "rig.toml").write_text(rig_file(self.faults))
         command = [sys.executable, "-m", "p104d.daemon.main", "--simulate", str(self.folder / "rig.toml")]
         command += ["--config", str(self.folder / "config.toml"), "--state-dir", str(self.state)]
         env = {key: value for key, value in os.environ.items() if not key.startswith(("P104_", "XDG_"))}
@@ -97,16 +81,23 @@ class SoakRig:
         self.began = time.monotonic()
 
     def wait_until_ready(self) -> None:
-        """Return when all cards are proven. Raises RuntimeError with the daemon's log."""
+        """Return when all cards are proven; some may have a fault by then. Raises RuntimeError with the log's end."""
         deadline = time.monotonic() + _READY_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                if [card["state"] for card in self.client.get("/v1/status")["cards"]].count("ready") == CARDS:
+            with contextlib.suppress(P104Error):
+                if [card["verdict"] for card in self.client.get("/v1/cards")["cards"]].count("proven") == CARDS:
                     return
-            except P104Error:
-                pass
             time.sleep(0.1)
         raise RuntimeError(f"p104d did not become ready:\n{self.log.read_text()[-2000:]}")
+
+    @property
+    def seconds(self) -> float:
+        """Since the start, as faults are counted: the daemon's own count begins a moment later."""
+        return time.monotonic() - self.began
+
+    def faults_between(self, begin: float, end: float) -> int:
+        """How many began in these seconds."""
+        return sum(begin <= fault.at < end for fault in self.faults)
 
     def submit(self, *documents: dict[str, Any]) -> list[int]:
         """Submit documents; the ids. Raises P104Error."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from torture import amount
 
+from p104d.hardware.rig import load_rig
+from soak.faults import planned, rig_file
 from soak.growth import BOUNDS, growths, table
 from soak.rig import Sample
 
@@ -47,6 +50,26 @@ def test_what_is_too_large_is_seen_at_once() -> None:
     assert [row.name for row in growths([few[0], big]) if not row.good] == ["write-ahead log of the queue"]
 
 
+@pytest.mark.parametrize(("seconds", "least"), [(15, 1), (60, 5), (600, 10), (7200, 100)])
+@pytest.mark.parametrize("begin", [2.0, 17.0, 90.0])
+def test_faults_fall_into_a_run_whenever_it_begins(seconds: float, least: int, begin: float) -> None:
+    faults = planned(seconds, seconds + 120)
+    assert sum(begin <= fault.at < begin + seconds for fault in faults) >= least
+    assert all(later.at >= fault.at + fault.seconds for fault, later in itertools.pairwise(faults))
+
+
+def test_each_kind_of_fault_comes_twice_in_ten_minutes_after_the_warm_up() -> None:
+    kinds_after = [fault.kind for fault in planned(600, 600) if fault.at > 150]
+    assert min(map(kinds_after.count, {fault.kind for fault in planned(600, 600)})) >= 2
+
+
+def test_the_rig_file_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "rig.toml"
+    path.write_text(rig_file(planned(60, 180)))
+    rig = load_rig(str(path))
+    assert len(rig.cards) == 12 and len(rig.faults) == len(planned(60, 180))
+
+
 @pytest.mark.slow
 @pytest.mark.torture
 def test_a_short_soak(tmp_path: Path) -> None:
@@ -59,3 +82,4 @@ def test_a_short_soak(tmp_path: Path) -> None:
     assert told.returncode == 0, told.stdout + told.stderr
     found = json.loads(told.stdout)
     assert found["good"] and found["counts"]["jobs"] > 20 and not found["problems"]
+    assert found["counts"]["faults"] >= 1
