@@ -84,14 +84,14 @@ class Actor:
 
     def _end(self, key: Key, how: Callable[[Key], bool]) -> None:
         """Stop or kill an attempt. Where no shim has claimed it yet, nobody could be told: then none ever will."""
-        if self._taken_back(key) or how(key):
-            return
         try:
+            if self._taken_back(key) or how(key):
+                return
             if self._loop.supervisor.revoke(key):
                 self._loop.post(Finished(key=key, look=None))
             else:
                 how(key)  # claimed just now; or it has ended, and that is on its way
-        except OSError:  # the disk refuses, and it may yet be claimed
+        except OSError:  # the disk refuses, or no descriptor is to be had; it runs, or it may yet be claimed
             asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._end, key, how)
 
     def _taken_back(self, key: Key) -> bool:

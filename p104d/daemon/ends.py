@@ -30,14 +30,24 @@ class Ends:
         if not isinstance(event, Ended):
             self._loop.post(event)
         elif event.look.kind is LookKind.DEAD:
-            task = asyncio.create_task(self.ended(event.key, event.look))
+            task = asyncio.create_task(self._until_ended(event.key, event.look))
             self._sweeps.add(task)
             task.add_done_callback(self._sweeps.discard)
         else:
             self._post(event.key, event.look)
 
+    async def _until_ended(self, key: Key, look: Look) -> None:
+        """An end is told once: what cannot be swept now (no descriptor to be had) is tried until it can."""
+        while True:
+            try:
+                return await self.ended(key, look)
+            except OSError as error:
+                log.warning("what is left of %s waits: %s", key, error, extra={"action": "end_waits"})
+            await asyncio.sleep(_AGAIN_SECONDS)
+
     async def ended(self, key: Key, look: Look) -> None:
-        """Post an attempt's end; what a dead shim left is ended first, before its cards are free for others."""
+        """Post an attempt's end; what a dead shim left is ended first, before its cards are free for others. Raises
+        OSError while nobody can say what is left."""
         if look.kind is LookKind.DEAD:
             left = await self._supervisor.sweep(key)
             if left:

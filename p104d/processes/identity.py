@@ -21,20 +21,23 @@ def boot_id() -> str:
         return file.read().strip()
 
 
-def _stat_fields(pid: int) -> list[bytes] | None:
-    """Fields of /proc/PID/stat from the state on (proc(5) field 3); None when there is no such process."""
-    try:
-        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
-    except OSError:
-        return None
+def _read_stat(pid: int) -> list[bytes]:
+    """Fields of /proc/PID/stat from the state on (proc(5) field 3). Raises OSError."""
+    descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     try:
         data = os.read(descriptor, 1024)
-    except OSError:
-        return None
     finally:
         os.close(descriptor)
     # The name may hold spaces and parentheses; it ends at the last one.
     return data[data.rfind(b")") + 2 :].split()
+
+
+def _stat_fields(pid: int) -> list[bytes] | None:
+    """The same; None when there is no such process."""
+    try:
+        return _read_stat(pid)
+    except OSError:
+        return None
 
 
 def start_time(pid: int) -> int | None:
@@ -61,20 +64,32 @@ def ancestor_among(pid: int, wanted: Container[int]) -> int | None:
 
 def alive(pid: int, start: int) -> bool:
     """Whether the process that started at ``start`` still runs. A zombie does not."""
-    fields = _stat_fields(pid)
+    return _lives(_stat_fields(pid), start)
+
+
+def _lives(fields: list[bytes] | None, start: int) -> bool:
     return bool(fields) and fields is not None and int(fields[19]) == start and fields[0] not in (b"Z", b"X")
 
 
 def open_pidfd(pid: int, start: int) -> int | None:
-    """A pidfd of exactly that process, or None when it is gone. The check comes after the opening: no race."""
+    """A pidfd of exactly that process, or None when it is gone. The check comes after the opening: no race.
+
+    Raises OSError where nobody can say: without a descriptor to be had, who lives would be taken for dead.
+    """
     try:
         descriptor = os.pidfd_open(pid)
     except (ProcessLookupError, ValueError, OverflowError):
         return None
-    if not alive(pid, start):
+    try:
+        if _lives(_read_stat(pid), start):
+            return descriptor
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        pass
+    except BaseException:
         os.close(descriptor)
-        return None
-    return descriptor
+        raise
+    os.close(descriptor)
+    return None
 
 
 def send_signal(pidfd: int, number: signal.Signals) -> bool:

@@ -64,10 +64,12 @@ class LinkedShim:
         watcher = self.watcher
         if message["event"] == "ended":
             self.watcher = None
-        if watcher is not None:
-            watcher.message(message)
-        if message["event"] == "ended" and not message["last"]:
-            self._pool.free(self)
+        try:
+            if watcher is not None:
+                watcher.message(message)
+        finally:  # whatever becomes of the news
+            if message["event"] == "ended" and not message["last"]:
+                self._pool.free(self)
 
 
 class _Waiting(NamedTuple):
@@ -140,13 +142,15 @@ class ZygoteLauncher:
         if shim in self._idle:
             self._idle.remove(shim)
         self._discard(shim)
-        if watcher is not None:
-            watcher.gone()
-        self._order()
-        if self._tidying:
-            self._tidying.cancel()
-        self._dying.add(shim.pid)
-        self._tidy(_TIDY_TRIES)
+        try:
+            if watcher is not None:
+                watcher.gone()
+        finally:
+            self._order()
+            if self._tidying:
+                self._tidying.cancel()
+            self._dying.add(shim.pid)
+            self._tidy(_TIDY_TRIES)
 
     def _tidy(self, tries: int) -> None:
         """Remove the cgroups of dead shims: at once, or when what is in them is dead too."""
@@ -196,7 +200,11 @@ class ZygoteLauncher:
         self._restart = None
         loop = asyncio.get_running_loop()
         self._started_at = loop.time()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:
+            self._restart = loop.call_later(_RESTART_SECONDS, self._spawn)
+            return
         try:
             self._process = subprocess.Popen(
                 [*self._argv, str(theirs.fileno())],

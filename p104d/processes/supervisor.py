@@ -12,7 +12,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import signal
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -21,9 +20,11 @@ import msgspec
 
 from p104d.processes import attempt, cgroup, identity, record, sweep
 from p104d.processes.attempt import Key, LaunchSpec, Look, LookKind
+from p104d.processes.commands import Commands
 from p104d.processes.events import Ended, Event, LaunchFailed, Running
 from p104d.processes.launchers import Launcher, SystemdLauncher, systemd_runs
 from p104d.processes.listener import EventSocket
+from p104d.processes.ownership import Owners
 from p104d.processes.pool import ZygoteLauncher
 from p104d.processes.watched import Watched
 
@@ -33,6 +34,8 @@ __all__ = ["Ended", "Event", "Key", "LaunchFailed", "LaunchSpec", "Look", "LookK
 _CLAIM_SECONDS = 30.0
 #: A unit's shim divides the cgroup it finds itself in.
 _UNIT_GROUP: str | None = "own"
+#: A folder that cannot be read now (no descriptor to be had, a disk that fails) is asked again.
+_AGAIN_SECONDS = 1.0
 #: A dying shim's lock may be held for an instant by a child that has not executed yet.
 _SETTLE_SECONDS = 0.01
 _SETTLE_TRIES = 200
@@ -73,7 +76,8 @@ class Supervisor:
         self._listener = EventSocket(self._runtime, self._on_hint)
         self._folders: dict[Key, str] = {}
         self._watched: dict[Key, Watched] = {}
-        self._dead: dict[tuple[int | None, int | None], Key] = {}
+        self._owners = Owners()
+        self._commands = Commands(self._watched, self.adopt)
 
     # --- its own life --------------------------------------------------------------------------------------------
 
@@ -129,7 +133,12 @@ class Supervisor:
         except (OSError, ValueError, TypeError) as error:
             loop.call_soon(self.on_launch_failed, watched, f"its folder cannot be written: {error}")
             return
-        watched.timer = loop.call_later(self._claim_seconds, self._too_slow, watched)
+        self._again(
+            self._claim_seconds,
+            watched,
+            self.on_launch_failed,
+            f"no shim claimed it within {self._claim_seconds:.0f} s",
+        )
         self._launcher.launch(key, filled.folder, watched)
 
     def _fill(self, spec: LaunchSpec) -> LaunchSpec:
@@ -149,10 +158,6 @@ class Supervisor:
     def _is_current(self, watched: Watched) -> bool:
         return self._watched.get(watched.key) is watched
 
-    def _too_slow(self, watched: Watched) -> None:
-        if self._is_current(watched):
-            self.on_launch_failed(watched, f"no shim claimed it within {self._claim_seconds:.0f} s")
-
     def on_launch_failed(self, watched: Watched, text: str) -> None:
         """Say so if, and only if, nobody can run it any more."""
         if not self._is_current(watched):
@@ -160,8 +165,8 @@ class Supervisor:
         watched.disarm()
         try:
             ours = attempt.revoke(watched.folder)
-        except OSError:  # until that is settled it may yet be claimed: ask again
-            watched.timer = asyncio.get_running_loop().call_later(1.0, self.on_launch_failed, watched, text)
+        except OSError:  # until that is settled it may yet be claimed
+            self._again(_AGAIN_SECONDS, watched, self.on_launch_failed, text)
             return
         if ours:
             self._forget(watched)
@@ -169,12 +174,16 @@ class Supervisor:
         elif not watched.known:
             self.on_gone(watched, 0)
 
+    def _again(self, seconds: float, watched: Watched, step: Callable[..., None], argument: object) -> None:
+        """What cannot be read now is no answer: an end that was told once would be lost, and its cards with it."""
+        watched.timer = asyncio.get_running_loop().call_later(seconds, step, watched, argument)
+
     # --- watching ------------------------------------------------------------------------------------------------
 
     def adopt(self, key: Key) -> bool:
         """Watch the shim of an earlier daemon; False when none is alive: then :meth:`look` says what there is.
 
-        Running follows as an event if the job was executed.
+        Running follows as an event if the job was executed. Raises OSError when that cannot be read.
         """
         if key in self._watched and self._watched[key].shim is not None:
             return True  # its own shim, to which there is a line
@@ -201,17 +210,21 @@ class Supervisor:
             return
         watched.let_go()
         watched.disarm()
-        found = attempt.look(watched.folder)
+        try:
+            found = attempt.look(watched.folder)
+            adopted = found.kind is LookKind.RUNNING and self.adopt(watched.key)
+        except OSError:
+            self._again(_AGAIN_SECONDS, watched, self.on_gone, tries)
+            return
         if found.kind is LookKind.UNCLAIMED:
             self.on_launch_failed(watched, "its shim ended before it claimed")
         elif found.kind is not LookKind.RUNNING:
             if found.kind is LookKind.ENDED:
                 sweep.remove_group(found)
             self._settle(watched, found)
-        elif not self.adopt(watched.key):
+        elif not adopted:
             if tries < _SETTLE_TRIES:
-                loop = asyncio.get_running_loop()
-                watched.timer = loop.call_later(_SETTLE_SECONDS, self.on_gone, watched, tries + 1)
+                self._again(_SETTLE_SECONDS, watched, self.on_gone, tries + 1)
             else:
                 self._settle(watched, Look(kind=LookKind.DEAD, pid=found.pid, start=found.start))
 
@@ -220,7 +233,7 @@ class Supervisor:
             return
         self._forget(watched)
         if found.kind is LookKind.DEAD or (found.exit is not None and found.exit.left_behind):
-            self._dead[found.pid, found.start] = watched.key
+            self._owners.left_by(found, watched.key)
         if found.kind is LookKind.REVOKED:
             self._on_event(LaunchFailed(watched.key, "revoked"))
         else:
@@ -237,12 +250,13 @@ class Supervisor:
         watched = self._watched.get(key)
         if watched is None or watched.shim is not None:
             return
-        if event == "running" and not watched.said_running:
-            self.adopt(watched.key)
-        elif event == "ended":
-            found = attempt.look(watched.folder)
-            if found.kind is LookKind.ENDED:
+        try:
+            if event == "running" and not watched.said_running:
+                self.adopt(key)
+            elif event == "ended" and (found := attempt.look(watched.folder)).kind is LookKind.ENDED:
                 self._settle(watched, found)
+        except OSError:  # its timer stays: what it waits for comes, whether this is answered or not
+            asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._on_hint, key, event)
 
     def on_message(self, watched: Watched, message: dict[str, object]) -> None:
         """From the shim itself, over its line."""
@@ -250,7 +264,8 @@ class Supervisor:
         if message["event"] == "running" and isinstance(pid, int) and isinstance(at, float):
             self._say_running(watched, pid, at)
         elif message["event"] == "ended":
-            self._settle(watched, attempt.look(watched.folder))
+            watched.shim = None  # free for another attempt, which no command for this one may reach
+            self.on_gone(watched)
 
     def _forget(self, watched: Watched) -> None:
         if self._is_current(watched):
@@ -273,43 +288,28 @@ class Supervisor:
         return ours
 
     def stop(self, key: Key) -> bool:
-        """SIGTERM to the whole of it, SIGKILL after its grace. False when no shim is there to do it."""
-        return self._command(key, b"stop", signal.SIGTERM)
+        """SIGTERM to the whole of it, SIGKILL after its grace. False when no shim is there to do it. Raises OSError."""
+        return self._commands.stop(key)
 
     def kill(self, key: Key) -> bool:
-        """SIGKILL to the whole of it, now. False when no shim is there to do it."""
-        return self._command(key, b"kill", signal.SIGUSR1)
-
-    def _command(self, key: Key, command: bytes, number: signal.Signals) -> bool:
-        watched = self._watched.get(key)
-        if watched is not None and watched.shim is not None:
-            return watched.shim.send(command)  # in order with the attempts: it cannot reach a later one
-        if watched is None or watched.pidfd is None:
-            self.adopt(key)
-            watched = self._watched.get(key)
-        return watched is not None and watched.pidfd is not None and identity.send_signal(watched.pidfd, number)
+        """SIGKILL to the whole of it, now. False when no shim is there to do it. Raises OSError."""
+        return self._commands.kill(key)
 
     async def sweep(self, key: Key, within_seconds: float = 5.0) -> int:
         """End what a dead shim left: its cgroup, and every process that carries the attempt's token.
 
-        Returns how many processes could not be ended in time. Does nothing to an attempt whose shim is alive.
+        Returns how many could not be ended in time; nothing is done where its shim is alive. Raises OSError.
         """
         left = await sweep.sweep(self.folder(key), within_seconds)
         if not left:
-            self._dead = {shim: owned for shim, owned in self._dead.items() if owned != key}
+            self._owners.swept(key)
         return left
 
     def owner_of(self, pid: int) -> Key | None:
         """The attempt of ours that ``pid`` belongs to; None for a stranger's process."""
-        shims = {watched.pid: key for key, watched in self._watched.items() if watched.pid is not None}
-        ancestor = pid
-        shim = record.parse_group(cgroup.name_within(pid, self._base)) if self._base is not None else None
-        if shim is not None:  # however far it strayed from its parents
-            if shim in self._dead:
-                return self._dead[shim]
-            ancestor = shim[0] if identity.alive(*shim) else pid
-        found = identity.ancestor_among(ancestor, shims)
-        return None if found is None else shims[found]
+        return self._owners.owner_of(
+            pid, {each.pid: key for key, each in self._watched.items() if each.pid}, self._base
+        )
 
     def remove_folder(self, key: Key) -> None:
         """Remove an ended attempt's folder. Raises OSError."""
