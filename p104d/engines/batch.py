@@ -96,6 +96,7 @@ def _run(orders: Orders, stop: _Stop) -> int:
             Batch(orders, _left(file, orders, index, total, stamp, stop), ledger, wakeup=stop.fd, stopped=stop).run()
         finally:
             say(report.line(time.monotonic()))
+        answers.check()  # what was cut off since the last one was written is missing, and was counted
         return 128 + stop.signal if stop() else _verdict(report, orders)
 
 

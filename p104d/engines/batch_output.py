@@ -4,10 +4,14 @@ request counts as finished.
 A runner may be killed at any instruction, and its host may lose power: what such an end leaves (the beginning of a
 line, or zeros where a line should be) is cut off when the file is opened again. A file that is not one of ours is
 never touched. Of several lines with one custom_id the newest counts.
+
+Nobody else is to write there meanwhile. The lock keeps other runners out; of an editor, a shell's ``>`` or a clean-up
+the file is asked before and after each write, by its size and its name: answers that went elsewhere must not count.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -25,6 +29,7 @@ HEAD = b'{"id": "batch_req_'
 _MOST_LINE_BYTES = 256 * 1024 * 1024
 #: A runner that was killed a moment ago holds its lock until it is gone.
 _LOCK_SECONDS = 2.0
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BAD_LINE = "bad_line"
 
 
@@ -33,7 +38,8 @@ class BusyError(Exception):
 
 
 class LostError(Exception):
-    """The answers cannot be kept: the disk is full, or the file was taken away. For a person; exit code 74."""
+    """The answers cannot be kept: the disk is full, or the file was taken away or changed. For a person; exit code
+    74."""
 
 
 class Before:
@@ -76,7 +82,13 @@ class Answers:
 
     def resume(self, index: Index) -> Before:
         """Read what is there, mark in ``index`` what need not be asked again, cut off what is torn. Raises OrdersError
-        for a file that is not ours, which is left as it was."""
+        for a file that is not ours, which is left as it was, and LostError where the disk fails."""
+        try:
+            return self._resume(index)
+        except OSError as error:
+            raise self._cannot(error, "continued") from None
+
+    def _resume(self, index: Index) -> Before:
         before = Before()
         with open(os.dup(self._fd), "rb", buffering=256 * 1024) as file:
             file.seek(0)
@@ -90,20 +102,53 @@ class Answers:
         return before
 
     def append(self, lines: list[bytes]) -> None:
-        """Write each line, then make all of them durable. Raises LostError; what could not be written whole is cut
-        off again."""
+        """Write each line, then make all of them durable. Raises LostError; then none of them is there, as far as the
+        disk lets it be so."""
+        self.check()
+        durable = self._size
         try:
             for line in lines:
                 self._write(line)
             os.fdatasync(self._fd)
-            if os.fstat(self._fd).st_nlink == 0:
-                raise LostError(f"{self._path} was removed while its answers were written; run the batch again")
         except OSError as error:
-            os.ftruncate(self._fd, self._size)
-            raise LostError(
-                f"{self._path} cannot be written ({error.strerror}); make room and run the batch again, "
-                "it goes on where it stopped"
-            ) from None
+            self._cut_back(durable, durable + sum(map(len, lines)))
+            raise self._cannot(error) from None
+        self.check()
+
+    def check(self) -> None:
+        """Raises LostError unless the file has its name still, and in it what was written here and nothing else."""
+        try:
+            mine, named = os.fstat(self._fd), os.stat(self._path)
+        except FileNotFoundError:
+            raise self._lost("removed or moved away") from None
+        except OSError as error:
+            raise self._cannot(error) from None
+        if not os.path.samestat(mine, named):
+            raise self._lost("replaced by another file")
+        if mine.st_size != self._size:
+            raise self._lost("changed")
+
+    def _lost(self, how: str) -> LostError:
+        return LostError(
+            f"{self._path} was {how} while its answers were written; let nobody else write there and run the batch "
+            "again, it asks for what is missing"
+        )
+
+    def _cannot(self, error: OSError, what: str = "written") -> LostError:
+        mend = "make room" if error.errno in _NO_ROOM else "mend its disk"
+        return LostError(
+            f"{self._path} cannot be {what} ({error.strerror}); {mend} and run the batch again, "
+            "it goes on where it stopped"
+        )
+
+    def _cut_back(self, durable: int, most: int) -> None:
+        """What was never durable must not count as done in a rerun, only because it can be read for now. What somebody
+        else has added to it is left alone."""
+        # The disk that refused to write may refuse this as well; the first error is the one to tell.
+        with contextlib.suppress(OSError):
+            if os.fstat(self._fd).st_size <= most:
+                os.ftruncate(self._fd, durable)
+                self._size = durable
 
     def close(self) -> None:
         """Let another have it."""
@@ -198,13 +243,13 @@ def _why_not(path: str, error: OSError) -> str:
 
 def _sync_folder(path: str) -> None:
     """A new file's name must last as long as what is in it."""
-    fd = os.open(os.path.dirname(os.path.realpath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError:
-        pass  # a file system that cannot: nothing more can be done
-    finally:
-        os.close(fd)
+    # A file system that cannot, a folder that may be written and not be read: nothing more can be done.
+    with contextlib.suppress(OSError):
+        fd = os.open(os.path.dirname(os.path.realpath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def _read(file: BinaryIO, path: str, index: Index, before: Before) -> tuple[int, bool]:
@@ -219,15 +264,25 @@ def _read(file: BinaryIO, path: str, index: Index, before: Before) -> tuple[int,
         if value is None and _torn(raw, whole):
             return whole, True
         if value is None:
-            raise OrdersError(
-                f"the output {path} is there, and its line {before.lines} is not an answer of a batch; "
-                "name another output, or move that file away"
-            )
+            raise _foreign(path, before.lines, raw)
         whole += len(raw)
         _mark(value, index, before)
         if not raw.endswith(b"\n"):
             return whole, False
     return whole, True
+
+
+def _foreign(path: str, line: int, raw: bytes) -> OrdersError:
+    """A line that a kill cannot have left; one that begins like ours was made of two by whoever else wrote there."""
+    if line > 1 or raw.startswith(HEAD):
+        return OrdersError(
+            f"the output {path} is there, and its line {line} is not an answer of a batch; take that line out, "
+            "or name another output"
+        )
+    return OrdersError(
+        f"the output {path} is there, and its line {line} is not an answer of a batch; "
+        "name another output, or move that file away"
+    )
 
 
 def _answer(raw: bytes) -> dict[str, Any] | None:

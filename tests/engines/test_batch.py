@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from batch_place import Place, wait_for_lines
+from batch_place import Ended, Place, wait_for_lines
 from fake_server import ALIVE, CUT, DIE, HANG, RESET, FakeServer, always, answer, error, reply
 
 from p104d.engines.measure import OutputParser
@@ -563,6 +563,46 @@ def test_an_output_that_is_taken_away(place: Place) -> None:
     with FakeServer(place.socket, script):
         done = place.run()
     assert done.code == 74 and "was removed" in done.err
+
+
+@pytest.mark.parametrize("how", ["emptied", "cut", "moved", "replaced", "added to"])
+def test_an_output_that_somebody_else_changes(place: Place, how: str) -> None:
+    """No answer goes where nobody looks for it, and a rerun asks for what is missing."""
+    place.prompts(6)
+    place.orders["parallel"] = 1
+    note = b'{"note": "mine"}\n'
+
+    def script(prompt: str, _nth: int) -> bytes:
+        if prompt == "p3" and not done:
+            meddle(place, how, note)
+        return answer()
+
+    done: list[Ended] = []
+    with FakeServer(place.socket, script):
+        done.append(place.run())
+        assert done[0].code == 74 and "while its answers were written" in done[0].err, done
+        assert "Traceback" not in done[0].err
+        if how == "added to":
+            refused = place.run()
+            assert refused.code == 2 and "is not an answer of a batch; take that line out" in refused.err
+            place.output.write_bytes(place.output.read_bytes().replace(note, b""))
+        assert place.run().code == 0
+    assert sorted(place.good()) == [f"p{i}" for i in range(6)]
+
+
+def meddle(place: Place, how: str, note: bytes) -> None:
+    """What people and their programs do to a file that is being written."""
+    if how == "emptied":
+        os.truncate(place.output, 0)
+    elif how == "cut":
+        os.truncate(place.output, place.output.stat().st_size - 20)
+    elif how == "added to":
+        with place.output.open("ab") as file:
+            file.write(note)
+    else:
+        place.output.rename(place.output.with_suffix(".old"))
+        if how == "replaced":
+            place.output.touch()
 
 
 def test_a_full_disk(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import json
@@ -279,6 +280,91 @@ def test_a_line_that_cannot_be_written_whole_leaves_nothing(output: Path, monkey
         answers.append([answered("b")])
     answers.close()
     assert output.read_bytes() == answered("a")
+
+
+def refuses(number: int) -> Any:
+    """A system call that the disk refuses."""
+
+    def refused(*_arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refused
+
+
+def test_what_was_never_durable_is_asked_again(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers(str(output))
+    answers.append([answered("a")])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", refuses(errno.EIO))
+        with pytest.raises(LostError, match="Input/output error"):
+            answers.append([answered("b"), answered("c")])
+    answers.append([answered("d")])
+    answers.close()
+    assert output.read_bytes() == answered("a") + answered("d")
+    assert resumed(output, ["a", "b", "c", "d"]) == {"a", "d"}
+
+
+def test_a_disk_that_takes_nothing_back_either(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error many file systems allow reading only."""
+    answers = Answers(str(output))
+    monkeypatch.setattr(os, "fdatasync", refuses(errno.EIO))
+    monkeypatch.setattr(os, "ftruncate", refuses(errno.EROFS))
+    with pytest.raises(LostError, match="Input/output error"):
+        answers.append([answered("a")])
+    answers.close()
+
+
+@pytest.mark.parametrize("name", ["ftruncate", "write"])
+def test_a_torn_file_on_a_disk_that_takes_nothing(output: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    whole = answered("a")
+    output.write_bytes(whole[:-9] if name == "ftruncate" else whole[:-1])
+    monkeypatch.setattr(os, name, refuses(errno.EROFS))
+    with pytest.raises(LostError, match="Read-only file system"):
+        resumed(output, ["a"])
+
+
+def test_what_was_cut_off_after_the_last_answer_is_missed(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All requests have had their answer by then."""
+    from p104d.engines import batch
+
+    class Cut(batch.Batch):
+        def run(self) -> None:
+            answers = self._ledger._answers
+            answers.append([answered("1")])
+            os.truncate(output, 0)
+
+    class Never:
+        """Nobody wants the end; and this process keeps its signals."""
+
+        signal, sending, fd = 0, False, 0
+
+        def __call__(self) -> bool:
+            return False
+
+    monkeypatch.setattr(batch, "Batch", Cut)
+    given = output.with_name("in.jsonl")
+    given.write_text('{"prompt": "x"}\n')
+    orders = ORDERS | {"input": str(given), "output": str(output)}
+    with pytest.raises(LostError, match="was changed"):
+        batch._run(parse(json.dumps(orders)), Never())
+
+
+def test_what_somebody_else_wrote_is_not_cut_off(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers(str(output))
+    sync = os.fdatasync
+
+    def meddle(fd: int) -> None:
+        os.write(fd, b"foreign\n")
+        sync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", meddle)
+    with pytest.raises(LostError, match="was changed"):
+        answers.append([answered("a")])
+    monkeypatch.setattr(os, "fdatasync", refuses(errno.EIO))
+    with pytest.raises(LostError):
+        answers.append([answered("b")])
+    answers.close()
+    assert output.read_bytes() == answered("a") + b"foreign\n"
 
 
 # --- what a server's answer means ---
