@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _LEAVE_SECONDS = 30.0
 #: An attempt that could be neither stopped nor taken back is tried again after this.
 _AGAIN_SECONDS = 1.0
+#: Notifications that the disk did not let be noted as being sent are tried again after this.
+_OWED_AGAIN_SECONDS = 10.0
 
 
 class Actor:
@@ -32,6 +34,8 @@ class Actor:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._patient: dict[Key, asyncio.Task[None]] = {}
+        #: Notifications wait to be sent: at first those that an earlier daemon owed.
+        self._owes = True
 
     def act(self, work: Work) -> None:
         """Do all of it. Tests leave their cards first."""
@@ -61,7 +65,8 @@ class Actor:
             loop.on_results(work.results)
         if work.running_changed:
             loop.on_running_changed()
-        if work.notify:
+        if work.notify or self._owes:
+            self._owes = False
             asyncio.get_running_loop().call_soon(self._send_owed)
 
     def _count(self, work: Work) -> None:
@@ -120,6 +125,7 @@ class Actor:
                 owed = schedules.take_owed(conn)
         except UnavailableError as error:
             log.error("%s", error.line(), extra={"action": "notify_failed"})
+            asyncio.get_running_loop().call_later(_OWED_AGAIN_SECONDS, self._send_owed)
             return
         for each in owed:
             try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -60,3 +63,20 @@ def test_dependents_cancelled_with_a_job_are_told_of_too(rig: Rig, hook: tuple[s
     assert rig.ends(needs) == "cancelled"
     eventually(lambda: [body["job_id"] for body in told] == [needs])
     assert told[0]["state"] == "cancelled"
+
+
+@pytest.mark.parametrize("state", ["owed", "sending"])
+def test_what_an_earlier_daemon_owed_is_sent(start: Callable[..., Rig], state: str) -> None:
+    """Its last act was to write down who is to be told; nothing happens after the restart that owes another."""
+    rig = start(1)
+    file = rig.work / "told"
+    command = f"echo $P104_JOB_ID >> {file}"
+    job = rig.sh("exit 4", notify={"on": ["failed"], "command": command})
+    eventually(file.exists)
+    rig.kill()
+    file.unlink()
+    shutil.rmtree(rig.store / "notify")
+    with contextlib.closing(sqlite3.connect(rig.store / "queue.db")) as database, database:
+        database.execute("UPDATE notifications SET state = ?, tries = 1", (state,))
+    rig.start()
+    eventually(lambda: file.exists() and file.read_text() == f"{job}\n")
