@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 from aiohttp import web
 
+from p104d.api.acceptor import Acceptor
 from p104d.api.access import peer
 from p104d.core.errors import UnavailableError
 
@@ -58,17 +59,16 @@ class Door:
         self._handler = handler
         self._most_of_one, self._most_of_all = most_connections()
         self._inside: dict[int, set[web.RequestHandler]] = defaultdict(set)
-        self._listener: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
 
-    async def open(self, listening: socket.socket) -> None:
-        """Accept on a bound socket from now on."""
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: _Comer(self), sock=listening, backlog=128)
+    def open(self, listening: socket.socket) -> None:
+        """Accept on a listening socket from now on."""
+        self._acceptor = Acceptor(listening, lambda: _Comer(self))
 
     def close(self) -> None:
         """Accept nobody any more; who is inside stays."""
-        if self._listener is not None:
-            self._listener.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
 
     def come(self, transport: asyncio.Transport) -> None:
         """Serve the connection, or turn it away with a line that p104ctl prints."""

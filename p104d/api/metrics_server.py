@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from aiohttp import web
 
+from p104d.api.acceptor import Acceptor
 from p104d.core.errors import P104Error
 
 log = logging.getLogger(__name__)
@@ -96,24 +97,24 @@ class MetricsServer:
             max_line_size=_MOST_LINE_BYTES,
             max_field_size=_MOST_FIELD_BYTES,
         )
-        self._listeners: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._ends: dict[web.RequestHandler, asyncio.TimerHandle] = {}
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Serve on bound sockets; they are closed by ``stop``."""
-        loop = asyncio.get_running_loop()
         for each in sockets:
-            # The backlog is also how many asyncio accepts before the first of them is counted.
-            self._listeners.append(await loop.create_server(self._connection, sock=each, backlog=MOST_CONNECTIONS))
+            each.listen(MOST_CONNECTIONS)
+            # None of those that are accepted in one turn is counted before it is over.
+            self._acceptors.append(Acceptor(each, self._connection, at_once=MOST_CONNECTIONS))
 
     async def stop(self) -> None:
         """Close everything, answers under way too."""
-        for listener in self._listeners:
-            listener.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for end in self._ends.values():
             end.cancel()
         await self._server.shutdown(_SHUTDOWN_SECONDS)
-        self._listeners.clear()
+        self._acceptors.clear()
 
     def _connection(self) -> asyncio.Protocol:
         if len(self._server.connections) >= MOST_CONNECTIONS:

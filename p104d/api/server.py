@@ -71,7 +71,7 @@ class Server:
         self._streams: set[asyncio.Task[Any]] = set()
 
     async def start(self, listening: socket.socket) -> None:
-        """Serve on a socket that is bound already."""
+        """Serve on a socket that listens already."""
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._entry)
         # A caller who goes away takes what was done for him alone along: waiting, following a log.
@@ -87,7 +87,7 @@ class Server:
         await self._runner.setup()
         assert self._runner.server is not None
         self._door = Door(self._runner.server)
-        await self._door.open(listening)
+        self._door.open(listening)
 
     async def stop(self) -> None:
         """Close every connection; p104ctl's that wait end with exit code 3."""

@@ -15,6 +15,7 @@ from p104d.daemon.config import load_config
 from p104d.daemon.daemon import Daemon, Options
 from p104d.daemon.paths import places
 from p104d.hardware.rig import Rig, healthy_rig, load_rig
+from p104d.processes import descriptors
 
 #: A queue that is called damaged so often in a row, each time this soon, is, whatever a closer look says.
 _MOST_DOUBTS, _SOON_SECONDS = 3, 60.0
@@ -25,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     _log_to_stderr()
     os.umask(0o077)
+    descriptors.take_all()
     try:
         _run(_options(arguments))
     except P104Error as error:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from p104d.processes import sweep
+from p104d.processes import descriptors, sweep
 from p104d.processes.attempt import Key
 from p104d.processes.launchers import Watcher, boot_argv
 
@@ -221,6 +221,7 @@ class ZygoteLauncher:
             return
         finally:
             theirs.close()
+        descriptors.as_given(self._process.pid)  # before it is asked for the first shim
         ours.setblocking(False)
         self._link = ours
         loop.add_reader(ours, self._receive)
@@ -229,20 +230,20 @@ class ZygoteLauncher:
     def _receive(self) -> None:
         while self._link is not None:
             try:
-                data, descriptors, _, _ = socket.recv_fds(self._link, 512, 1)
+                data, passed, _, _ = socket.recv_fds(self._link, 512, 1)
             except BlockingIOError:
                 return
             except OSError:
-                data, descriptors = b"", []
+                data, passed = b"", []
             if not data:
                 self._died()
                 return
             self._asked -= 1
-            self._answered(data, descriptors)
+            self._answered(data, passed)
 
-    def _answered(self, data: bytes, descriptors: list[int]) -> None:
-        if descriptors:
-            shim = LinkedShim(self, int(data), socket.socket(fileno=descriptors[0]))
+    def _answered(self, data: bytes, passed: list[int]) -> None:
+        if passed:
+            shim = LinkedShim(self, int(data), socket.socket(fileno=passed[0]))
             self._all.add(shim)
             self._idle.append(shim)
             self._serve()
