@@ -22,6 +22,9 @@ _MESSAGE_BYTES = 8192
 _KEEP, _KEEP_QUIET, _QUIET_SECONDS = 16, 1, 5.0
 #: What a dead shim kept ahead dies a moment after it, and only then can its cgroup be removed.
 _TIDY_SECONDS, _TIDY_TRIES = 0.01, 100
+#: It answers within milliseconds. One that says nothing for so long is stopped or stuck, and attempts wait for it
+#: that are given up after 30 s.
+_DEAF_SECONDS = 15.0
 #: A zygote that dies at once, over and over, is not restarted faster than this.
 _RESTART_SECONDS = 0.5
 
@@ -95,6 +98,7 @@ class ZygoteLauncher:
         self._restart: asyncio.TimerHandle | None = None
         self._trim: asyncio.TimerHandle | None = None
         self._tidying: asyncio.TimerHandle | None = None
+        self._deaf: asyncio.TimerHandle | None = None
 
     @property
     def pid(self) -> int | None:
@@ -195,6 +199,16 @@ class ZygoteLauncher:
             except OSError:
                 return  # full: its answers bring us here again; dead: its end of file does
             self._asked += 1
+            self._expect_answer()
+
+    def _expect_answer(self) -> None:
+        if self._asked and self._deaf is None:
+            self._deaf = asyncio.get_running_loop().call_later(_DEAF_SECONDS, self._died)
+
+    def _heard(self) -> None:
+        if self._deaf is not None:
+            self._deaf.cancel()
+            self._deaf = None
 
     def _spawn(self) -> None:
         self._restart = None
@@ -239,6 +253,8 @@ class ZygoteLauncher:
                 self._died()
                 return
             self._asked -= 1
+            self._heard()
+            self._expect_answer()
             self._answered(data, passed)
 
     def _answered(self, data: bytes, passed: list[int]) -> None:
@@ -261,6 +277,7 @@ class ZygoteLauncher:
     def _drop(self) -> None:
         link, self._link = self._link, None
         self._asked = 0
+        self._heard()
         if link is not None:
             asyncio.get_running_loop().remove_reader(link)
             link.close()
