@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import os
-import signal
 import time
 from typing import Literal, cast
 
@@ -39,6 +38,7 @@ from p104d.daemon.sampler import Sampler
 from p104d.daemon.server_launch import GRACE_SECONDS, KIND, ServerPlaces
 from p104d.daemon.service import DaemonService
 from p104d.daemon.sights import MEMORY_TEST, Onlooker
+from p104d.daemon.signals import heed
 from p104d.daemon.submission import Intake
 from p104d.daemon.usage import Usage
 from p104d.hardware.locks import CardLocks
@@ -95,7 +95,7 @@ class Daemon:
         self.damage: str | None = None
 
     async def run(self) -> None:
-        """Until SIGTERM or SIGINT. Raises P104Error where it cannot start."""
+        """Until SIGTERM, SIGINT or SIGHUP. Raises P104Error where it cannot start."""
         make_folders(self._places, system=self._options.system)
         held = lock_state(self._places.state)
         try:
@@ -124,8 +124,7 @@ class Daemon:
         jobs, keep = str(self._places.jobs), self._settings.keep_jobs_seconds
         take_in_forgotten(self._database, jobs, self._clock.now(), keep_seconds=keep, boot_id=boot_id)
         self._build(boot_id)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
+        heed(self._asyncio, self._stopping.set)
         await self._supervisor.start()
         server: Server | None = None
         page: MetricsServer | None = None

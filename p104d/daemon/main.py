@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="p104d",
         description="Keeps a rig of NVIDIA cards busy: inventories them, schedules jobs over them, supervises these.",
-        epilog="SIGTERM and Ctrl-C stop the daemon and leave its jobs running; the next start has them again.",
+        epilog="SIGTERM, SIGHUP and Ctrl-C stop the daemon and leave its jobs running; the next start has them again.",
     )
     parser.add_argument("--system", action="store_true", help="serve the whole host as root, jobs as their submitters")
     parser.add_argument("--config", metavar="FILE", help="the configuration (default: /etc/p104d or the user's own)")

@@ -195,3 +195,31 @@ def test_bad_starts_are_one_line(own: Rig) -> None:
             assert process.wait(PATIENCE) == 2
         said = own.log.read_text()[before:]
         assert word in said and said.count("\n") == 1 and said.startswith("p104d: "), said
+
+
+def test_a_terminal_that_closes_ends_it_in_order(own: Rig) -> None:
+    job = own.sh("while [ ! -e go ]; do sleep 0.02; done; exit 5")
+    own.until(job, "running")
+    assert own.daemon is not None
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # these are nothing to it
+        own.daemon.send_signal(number)
+    assert own.status()["daemon"]["pid"] == own.daemon.pid
+    own.daemon.send_signal(signal.SIGHUP)
+    assert own.daemon.wait(PATIENCE) == 0
+    assert not own.socket.exists()
+    own.start()
+    (own.work / "go").touch()
+    own.wait(job)
+    assert own.show(job)["exit_code"] == 5
+
+
+def test_after_nohup_it_stays() -> None:
+    rig = Rig(1)
+    rig.prefix = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
+    try:
+        rig.start()
+        assert rig.daemon is not None
+        rig.daemon.send_signal(signal.SIGHUP)
+        assert rig.status()["daemon"]["pid"] == rig.daemon.pid
+    finally:
+        rig.close()
