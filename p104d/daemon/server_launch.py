@@ -82,6 +82,11 @@ class ServerPlaces:
             os.chown(place, os.getuid(), os.getgid(), follow_symlinks=False)
         shutil.rmtree(place, ignore_errors=True)
 
+    def close(self) -> None:
+        """Leave no empty folder: where the runtime folder's path is long it is one in /tmp."""
+        with contextlib.suppress(OSError):  # servers that run on have theirs in it; or none was ever made
+            self.folder.rmdir()
+
 
 def _group() -> int:
     try:

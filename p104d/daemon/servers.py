@@ -66,6 +66,7 @@ class Servers:
     async def close(self) -> None:
         """Stop watching; every server runs on."""
         await self._watch.close()
+        self._places.close()
 
     def unload_idle(self, conn: Connection, _now: float, work: Work) -> list[asyncio.Future[bool]]:
         """The daemon is told to end: copies that serve nobody would only cost power until it is back."""
