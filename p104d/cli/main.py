@@ -10,6 +10,8 @@ from collections.abc import Sequence
 #: As a shell reports a program that SIGINT, or SIGPIPE, ended.
 INTERRUPTED = 130
 PIPE_CLOSED = 141
+#: EX_IOERR of sysexits(3). What was asked for is done, so it must not look like a job that failed, or a refusal.
+NOT_WRITTEN = 74
 
 
 class Interrupted(Exception):
@@ -19,7 +21,8 @@ class Interrupted(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run p104ctl with ``arguments`` and return its exit code; without them, as the process itself, and end it.
 
-    0 done, 1 the job did not succeed, 2 usage, 3 no daemon, 4 refused, 5 no such job or card, 130 interrupted.
+    0 done, 1 the job did not succeed, 2 usage, 3 no daemon, 4 refused, 5 no such job or card, 74 the output cannot
+    be written, 130 interrupted.
     """
     if arguments is not None:
         return _run(list(arguments))

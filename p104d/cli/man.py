@@ -16,6 +16,7 @@ _EXITS = {
     "3": "The daemon cannot be reached.",
     "4": "Refused: a bad job, not allowed, impossible now.",
     "5": "No such job, card or schedule.",
+    "74": "The output cannot be written; what was asked for is done.",
     "130": "Interrupted; jobs waited for go on, tests that verify asked for are stopped.",
     "141": "Whoever read the output went away.",
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from p104d.cli.main import INTERRUPTED, PIPE_CLOSED, Interrupted
+from p104d.cli.main import INTERRUPTED, NOT_WRITTEN, PIPE_CLOSED, Interrupted
 from p104d.cli.verbs import SECTIONS, VERBS
 from p104d.core.errors import P104Error
 
@@ -93,7 +93,7 @@ def cli(ctx: click.Context, socket: str | None) -> None:
     """Ask the p104d daemon: what the rig does, and what it shall do.
 
     Exit codes: 0 done; 1 the job waited for did not succeed, or a card is not proven; 2 usage; 3 the daemon cannot be
-    reached; 4 refused; 5 no such job or card; 130 interrupted.
+    reached; 4 refused; 5 no such job or card; 74 the output cannot be written; 130 interrupted.
     """
     ctx.obj = socket
     if ctx.invoked_subcommand is None:
@@ -110,7 +110,7 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         return PIPE_CLOSED
     except OSError as error:
-        return _fail(f"cannot write the output: {error.strerror or error}", 1)
+        return _fail(f"cannot write the output: {error.strerror or error}", NOT_WRITTEN)
     return code
 
 

@@ -119,7 +119,19 @@ def test_a_full_disk_under_the_output_is_one_line(daemon, spawn):
     with open("/dev/full", "wb") as full:
         process = spawn("status", stdout=full)
         _, err = process.communicate(timeout=20)
-    assert process.returncode == 1 and err == b"p104ctl: cannot write the output: No space left on device\n"
+    assert process.returncode == 74 and err == b"p104ctl: cannot write the output: No space left on device\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_ids_that_cannot_be_written_are_told_with_the_error(daemon, spawn, tmp_path, options):
+    (tmp_path / "x.yaml").write_text("command: 'true'\n")
+    jobs = [{"id": number, "name": "x"} for number in (7, 8)]
+    daemon.answers["POST", "/v1/submit"] = {"jobs": jobs, "schedules": [{"id": 3, "name": "y"}]}
+    with open("/dev/full", "wb") as full:
+        process = spawn("submit", *options, str(tmp_path / "x.yaml"), stdout=full)
+        _, err = process.communicate(timeout=20)
+    told = "cannot write the output: No space left on device; submitted all the same: 7, 8, schedule 3"
+    assert process.returncode == 74 and err.decode() == f"p104ctl: {told}\n"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])

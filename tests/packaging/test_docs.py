@@ -15,6 +15,7 @@ from packaging_support import ROOT, code, document, fenced, table_rows
 from p104d.api import spec_fields
 from p104d.api.spec import Context, Document, parse_submission
 from p104d.cli.describe import VerbText, describe_verbs
+from p104d.cli.main import NOT_WRITTEN
 from p104d.cli.verbs import VERBS
 from p104d.core.errors import BY_EXIT_CODE
 from p104d.core.job import ENDED
@@ -204,7 +205,7 @@ def test_json_is_where_the_document_says_so() -> None:
 
 def test_exit_codes_are_documented() -> None:
     codes = {int(row[0]) for row in table_rows(section(document("docs/p104ctl.md"), "Exit codes"))}
-    assert codes == {0, *BY_EXIT_CODE, 130, 141}
+    assert codes == {0, *BY_EXIT_CODE, NOT_WRITTEN, 130, 141}
 
 
 def test_rig_file_keys_are_documented() -> None:

@@ -44,9 +44,27 @@ def command(
     asked = client()
     submitted = asked.post("/v1/submit", body)
     if not (as_json and wait):
-        _show(submitted, as_json)
+        _show_surely(submitted, as_json)
     if wait:
         _wait(asked, submitted, as_json)
+
+
+def _show_surely(submitted: dict[str, Any], as_json: bool) -> None:
+    """Where the ids cannot be written they are told with the error: the jobs are in the queue, and whoever believes
+    that they are not submits them again."""
+    try:
+        _show(submitted, as_json)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        ids = [*(str(job["id"]) for job in submitted["jobs"]), *_schedules(submitted)]
+        raise OSError(error.errno, f"{error.strerror}; submitted all the same: {', '.join(ids)}") from None
+
+
+def _schedules(submitted: dict[str, Any]) -> list[str]:
+    return [f"schedule {schedule['id']}" for schedule in submitted.get("schedules", ())]
 
 
 def _show(submitted: dict[str, Any], as_json: bool) -> None:
@@ -55,8 +73,8 @@ def _show(submitted: dict[str, Any], as_json: bool) -> None:
         return
     for job in submitted["jobs"]:
         out(str(job["id"]))
-    for schedule in submitted.get("schedules", ()):
-        out(f"schedule {schedule['id']}")
+    for schedule in _schedules(submitted):
+        out(schedule)
     warn(submitted)
 
 
