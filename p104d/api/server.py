@@ -89,6 +89,12 @@ class Server:
         self._door = Door(self._runner.server)
         self._door.open(listening)
 
+    def move(self, listening: socket.socket) -> None:
+        """Serve on another socket that listens; who is connected stays."""
+        assert self._door is not None
+        self._door.close()
+        self._door.open(listening)
+
     async def stop(self) -> None:
         """Close every connection; p104ctl's that wait end with exit code 3."""
         if self._door is not None:

@@ -29,6 +29,7 @@ from p104d.daemon.metrics_listen import serve_if_possible
 from p104d.daemon.models import Models
 from p104d.daemon.paths import Places, make_folders
 from p104d.daemon.proofs import Proofs
+from p104d.daemon.reachable import stay_reachable
 from p104d.daemon.reading import DaemonFacts
 from p104d.daemon.recover import recover
 from p104d.daemon.residents import processes
@@ -135,6 +136,8 @@ class Daemon:
             metrics = self._metrics()
             server = Server(self._service(metrics), Gate(user_mode=not self._options.system))
             await server.start(listening)
+            reachable = stay_reachable(server, self._supervisor.listener, self._places, system=self._options.system)
+            unsettled.append(asyncio.create_task(reachable))
             page = await serve_if_possible(self._settings.metrics, metrics)
             await self._sensors.start()
             self._tell_simulator()  # of the jobs that were found running

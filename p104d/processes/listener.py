@@ -47,6 +47,13 @@ class EventSocket:
         self._socket = listening
         asyncio.get_running_loop().add_reader(listening, self._receive)
 
+    def look_after(self) -> None:
+        """Make it again where somebody has taken it away. Raises OSError."""
+        if not os.path.lexists(self.path):
+            os.makedirs(self._folder, 0o700, exist_ok=True)
+            self.close()
+            self.open()
+
     def close(self) -> None:
         """Stop listening and remove the socket."""
         if self._socket is not None:

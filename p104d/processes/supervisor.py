@@ -73,7 +73,7 @@ class Supervisor:
         self._claim_seconds = claim_seconds
         self._tag = f"p104d-{zlib.crc32(self._roots['job'].encode()):08x}"
         self._base: cgroup.Base | None = None
-        self._listener = EventSocket(self._runtime, self._on_hint)
+        self.listener = EventSocket(self._runtime, self._on_hint)
         self._folders: dict[Key, str] = {}
         self._watched: dict[Key, Watched] = {}
         self._owners = Owners()
@@ -89,14 +89,14 @@ class Supervisor:
             self._base = cgroup.find(self._tag)
         if self._base is not None:
             sweep.remove_leftovers(self._base.path)
-        self._listener.open()
+        self.listener.open()
         await self._launcher.start(self._base.path if self._base else None)
 
     async def close(self) -> None:
         """Stop watching; every shim and its job run on."""
         busy = {watched.pid for watched in self._watched.values()}
         await self._launcher.close()
-        self._listener.close()
+        self.listener.close()
         for watched in list(self._watched.values()):
             self._forget(watched)
         if self._base is not None:
@@ -149,7 +149,7 @@ class Supervisor:
         return msgspec.structs.replace(
             spec,
             folder=spec.folder or self.folder(spec.key),
-            events=self._listener.path,
+            events=self.listener.path,
             cgroup=group,
             token=token,
             env={**spec.env, record.TOKEN_VARIABLE: token},
