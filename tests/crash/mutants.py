@@ -56,8 +56,8 @@ os.link = take
     "no allocation": "os.posix_fallocate = lambda *_: None",
     "no subreaper": "native.become_subreaper = lambda: None",
     "no death signal": "native.die_with_parent = lambda: None",
-    # The shim of a job's first attempt dies at one numbered point of it: of job N at the Nth. One that had fewer goes on
-    # to other attempts, and lives if they are not first ones.
+    # The shim of a job's first attempt dies at one numbered point of it: of job N at the Nth. One that had fewer goes
+    # on to other attempts, and lives if they are not first ones.
     "mortal shims": """
 def arm(launch):
     library = ctypes.CDLL(None)

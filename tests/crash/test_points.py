@@ -17,8 +17,8 @@ pytestmark = pytest.mark.torture
 
 #: In how many tests the points are killed at, for as many workers.
 PARTS = amount(4, 8)
-#: How many of its points the daemon must have died at. The last of a story are not met where requests and ends happen to
-#: share commits, and one that is missed of a few is a larger part than of hundreds.
+#: How many of its points the daemon must have died at. The last of a story are not met where requests and ends happen
+#: to share commits, and one that is missed of a few is a larger part than of hundreds.
 LEAST_MET = amount(0.8, 0.95)
 #: More than any attempt has points in its shim.
 SHIM_POINTS = 24
@@ -73,7 +73,8 @@ def test_a_shim_dies_at_each_of_its_points(rig: CrashRig, tell: Callable[[str], 
     at_the_last = [fate for fate in fates if fate.armed == SHIM_POINTS]
     assert at_the_last and not any(fate.died for fate in at_the_last), at_the_last
     outcomes = [made.outcome for made in evidence.attempts.values()]
-    tell(f"{len(evidence.jobs)} jobs, the last point {last}: { ({kind: outcomes.count(kind) for kind in set(outcomes)}) }")
+    counts = {kind: outcomes.count(kind) for kind in set(outcomes)}
+    tell(f"{len(evidence.jobs)} jobs, {last} points: {counts}")
     # Before its claim, between claim and record, and after: all three were met.
     assert {"revoked", "lost", "succeeded"} <= set(outcomes)
 

@@ -85,8 +85,8 @@ def options(crashes: int, kills: int, reboots: int, **more: int) -> dict[str, in
 
 
 def searches() -> Iterator[dict[str, int]]:
-    """Each kind of mishap at every step, and a daemon and a shim that are both killed; in torture, two and three of them,
-    each at every step."""
+    """Each kind of mishap at every step, also of a daemon and a shim that are both killed; in torture, any two and
+    three of them."""
     yield options(0, 0, 0)  # a dead end that a crash mends is found only where there are none left
     yield options(1, 0, 0)
     yield options(0, 1, 0)
