@@ -96,7 +96,6 @@ def searches() -> Iterator[dict[str, int]]:
         yield from (
             options(0, 0, 0, RETRIES=1),
             options(2, 0, 0),
-            options(2, 1, 0),
             options(1, 0, 1),
             options(0, 1, 1),
             options(1, 1, 1),
