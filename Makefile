@@ -21,7 +21,7 @@ ARGS ?=
 help:
 	@echo 'make demo        start a daemon (on the real cards, else on a simulated rig), run sample jobs, leave nothing behind'
 	@echo 'make test        the tests'
-	@echo 'make torture     the long form of the tests that have one: 10,000 kills, 100,000 fuzzed requests (hours)'
+	@echo 'make torture     the proofs, in their long form where they have one: 10,000 kills, 100,000 fuzzed requests (hours)'
 	@echo 'make soak        MINUTES=10 of mixed load with faults on a simulated rig of 12 cards; what grew meanwhile'
 	@echo 'make check       linters, types, import layers, then the tests: what CI runs'
 	@echo 'make bench       the budgets, beside task-spooler, HyperQueue and huey'

@@ -58,6 +58,7 @@ def pages(system: System, user: User, *jobs: int) -> dict[str, str]:
         f"/v1/jobs?label={MARK}-key={MARK}-label",
         "/v1/jobs?name=public-name", "/v1/schedules", "/v1/doctor", "/v1/history", "/v1/history?what=results",
         "/v1/history?what=summaries", "/v1/series?entity=rig&metric=power_watts", "/v1/report", "/v1/power", "/metrics",
+        "/v1/plan", "/v1/plan?cards=4&limit=500",
         *(f"/v1/jobs/{job}/log" for job in jobs), "/v1/export",
     ):  # fmt: skip
         found[path] = agent.get(path).text
@@ -89,6 +90,8 @@ def test_what_a_job_is_stays_with_its_owner(system: System) -> None:
     assert f"{MARK}-command" in mine["/v1/jobs/show"] and f"{MARK}-output" in mine[f"/v1/jobs/{running}/log"]
     assert f"{MARK}-env" in mine["/v1/jobs/show"] and f"{MARK}-label" in mine["/v1/jobs?limit=500"]
     assert f"{MARK}-kept" not in "".join(mine.values()), "what --keep-env took along is shown to nobody"
+    shown = system.as_user(ALICE).post("/v1/jobs/show", ids=[running]).body["jobs"][0]
+    assert "KEPT" in json.dumps(shown), "but that it was, to its owner"
     reasons = {
         job["id"]: job["reason"] for job in system.as_user(ALICE).get("/v1/jobs?state=all&limit=50").body["jobs"]
     }
@@ -158,6 +161,18 @@ def test_a_priority_is_not_raised_by_any_way(system: System) -> None:
     assert system.as_user(ALICE).ask("POST", "/v1/submit", body).status == 409
     for priority in (1001, 10**30, -1001):
         assert system.as_user(ALICE).post("/v1/jobs/priority", ids=[job], priority=priority).status >= 400
+
+
+def test_an_admin_raises_the_priority_of_their_own_jobs(system: System) -> None:
+    """At the submission and later; not of others', which test_access_identity asks for."""
+    body = {"documents": [{"file": "x", "text": "command: exec sleep 60"}], "cwd": "/", "set": ["priority=7"]}
+    made = system.as_user(CAROL).ask("POST", "/v1/submit", body)
+    assert made.status == 200, made
+    [job] = [each["id"] for each in made.body["jobs"]]
+    assert system.show(job)["priority"] == 7
+    raised = system.as_user(CAROL).post("/v1/jobs/priority", ids=[job], priority=1000)
+    assert raised.status == 200 and raised.body["jobs"][0]["priority"] == 1000, raised
+    assert system.show(job)["priority"] == 1000
 
 
 NOT_NUMBERS = (

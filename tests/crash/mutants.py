@@ -56,14 +56,19 @@ os.link = take
     "no allocation": "os.posix_fallocate = lambda *_: None",
     "no subreaper": "native.become_subreaper = lambda: None",
     "no death signal": "native.die_with_parent = lambda: None",
-    # Each shim dies at one numbered point of the first attempt it runs: of job N at the Nth.
+    # The shim of a job's first attempt dies at one numbered point of it: of job N at the Nth. One that had fewer goes
+    # on to other attempts, and lives if they are not first ones.
     "mortal shims": """
 def arm(launch):
+    library = ctypes.CDLL(None)
+    library.p104_interpose(b"off")
+    library.p104_interpose_trace(b"")
     if launch["number"] == 1 and launch["kind"] == "job":
         me = os.getpid(), identity.start_time(os.getpid())
-        with open("{home}/mortal", "a") as file: file.write("%d %d\\n" % me)
         number = (launch["id"] - 1) % {points} + 1
-        ctypes.CDLL(None).p104_interpose(b"kill:%d" % number)
+        with open("{home}/mortal", "a") as file: file.write("%d %d %d %d\\n" % (*me, launch["id"], number))
+        library.p104_interpose_trace(b"{home}/points-%d" % launch["id"])
+        library.p104_interpose(b"kill:%d" % number)
 """,
 }
 

@@ -6,9 +6,11 @@ import contextlib
 import itertools
 import os
 import signal
+from typing import NamedTuple
 
 from crash_rig import CrashRig, eventually, process
 from evidence import Evidence, read_effects
+from interposer import read_trace
 from points import Story
 
 from p104d.processes import attempt
@@ -114,18 +116,32 @@ def double_fork(rig: CrashRig, broken: str) -> Evidence:
     return story.end()
 
 
-def mortal_shims(rig: CrashRig, points: int, jobs: int) -> Evidence:
+class Fate(NamedTuple):
+    """What became of a shim that was to die at its point ``armed``, and how many points it met."""
+
+    armed: int
+    met: int
+
+    @property
+    def died(self) -> bool:
+        """A point is written down before the kill at it, so that one that was met is the last of a dead shim's."""
+        return self.met == self.armed
+
+
+def mortal_shims(rig: CrashRig, points: int, jobs: int) -> tuple[Evidence, list[Fate]]:
     """``jobs`` jobs of which the Nth, counted round and round up to ``points``, has its shim die at its Nth point."""
     story = _story(rig, f"mortal shims={points}")
     for number in range(jobs):
         story.submit(("ok", "again", "daemon")[number // points % 3])
     story.wait(lambda: not story.customer.goes(), "all end")
+    fates = []
     with open(rig.folder / "mortal") as file:
         for line in file:
-            pid, start = map(int, line.split())
-            if process(pid) is None:  # those that had fewer points live, and are not excused
+            pid, start, job, armed = map(int, line.split())
+            fates.append(Fate(armed, len(read_trace(str(rig.folder / f"points-{job}")))))
+            if fates[-1].died:  # those that had fewer points lived, and are not excused
                 story.customer.ledger.note(what="killed", pid=pid, start=start)
-    return story.end()
+    return story.end(), fates
 
 
 def relapses(rig: CrashRig, stride: int, fresh_every: int = 8) -> tuple[Evidence, int]:

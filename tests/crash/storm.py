@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import signal
@@ -46,6 +47,28 @@ def weather(source: random.Random) -> str:
     return f"{kind}:{calls}:{source.randint(1, _MOST_CALLS)}{source.choice(['', '', '+'])}:{path}"
 
 
+class Deck:
+    """Kinds of victims in random order and in the proportions of ``weights``, whatever the seed: a rare one too has
+    come up by the time that a small deck is through."""
+
+    def __init__(self, source: random.Random, weights: Mapping[str, int]) -> None:
+        smallest = math.gcd(*weights.values())
+        self._random = source
+        self._fresh = [kind for kind, weight in weights.items() for _ in range(weight // smallest)]
+        self._left: list[str] = []
+        self._owed: list[str] = []
+
+    def draw(self) -> str:
+        if not self._left:
+            self._left, self._owed = self._fresh + self._owed, []
+            self._random.shuffle(self._left)
+        return self._left.pop()
+
+    def put_back(self, kind: str) -> None:
+        """There was none of it; it is among the next ones."""
+        self._owed.append(kind)
+
+
 class Storm:
     """``kills`` SIGKILLs, chosen by ``source`` among ``victims``, while there are jobs of ``kinds``; with ``failing``,
     of daemons whose disk fails too."""
@@ -61,7 +84,7 @@ class Storm:
         kinds: Sequence[str] = (*ORDINARY, *CHAINS),
     ) -> None:
         self.rig, self._random, self._kills, self._failing = rig, source, kills, failing
-        self._victims, self._kinds = victims, kinds
+        self._deck, self._kinds = Deck(source, victims), kinds
         self.customer = Customer(rig, failing=failing)
         self.refused_to_start = 0
         self.killed = dict.fromkeys(victims, 0)
@@ -117,7 +140,7 @@ class Storm:
             self.rig.daemon.kill()
 
     def _kill(self) -> None:
-        [kind] = self._random.choices(list(self._victims), list(self._victims.values()))
+        kind = self._deck.draw()
         assert self.rig.daemon is not None
         if kind == "daemon":
             self._die()
@@ -125,6 +148,7 @@ class Storm:
         else:
             found = self._find(kind)
             if not found:
+                self._deck.put_back(kind)
                 return
             victim = self._random.choice(found)
             # Noted first: what dies of it may be seen before we come to write.

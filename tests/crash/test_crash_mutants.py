@@ -12,6 +12,8 @@ import scenarios
 from crash_rig import CrashRig
 from evidence import Evidence
 
+pytestmark = pytest.mark.torture
+
 Scenario = Callable[[CrashRig, str], Evidence]
 
 #: What is broken, where that shows, and the checks of which one at least must say so.

@@ -95,10 +95,11 @@ for number in (1, 2, 3):
     except OSError as error:
         print(number, error.errno)
 """
-    done, _ = run(tmp_path, script, rule)
+    done, points = run(tmp_path, script, rule)
     error = {"e": 5, "f": 30}[rule[0]]
     expected = "create 28\n" if "any" in rule else "".join(f"{number} {error}\n" for number in failing)
     assert done.stdout == expected, done.stderr
+    assert sum(point.call == "failed" for point in points) == expected.count("\n")
 
 
 def test_sqlite_and_posix_fallocate_go_through_it(tmp_path: object) -> None:

@@ -14,7 +14,7 @@ import pytest
 from crash_rig import CrashRig
 from interposer import Point, read_trace
 from model_story import ModelStory
-from points import chosen, died_at_each
+from points import chosen, die_at_each
 from storm import MODEL_VICTIMS, Storm
 from torture import LONG, amount
 from workload import MODELS
@@ -28,19 +28,19 @@ ROUND = amount(25, 100)
 
 
 @pytest.fixture(scope="session")
-def told() -> list[int]:
-    """The numbers of the points to be killed at; counted once, by the first test that asks."""
+def told() -> list[Point]:
+    """The points to be killed at; counted once, by the first test that asks."""
     return []
 
 
-def _of_models(points: list[Point]) -> list[int]:
+def _of_models(points: list[Point]) -> list[Point]:
     """Where it begins to serve, from then on: what is before that is killed in other tests."""
     ready = next(point.number for point in points if point.path.endswith("/daemon.log"))
     later = [point for point in points if point.number > ready]
-    return [point.number for point in later] if LONG else chosen(later)[::STRIDE]
+    return later if LONG else chosen(later)[::STRIDE]
 
 
-def _count(make_rig: Callable[[], CrashRig], told: list[int]) -> None:
+def _count(make_rig: Callable[[], CrashRig], told: list[Point]) -> None:
     if told:
         return
     rig = make_rig()
@@ -53,14 +53,15 @@ def _count(make_rig: Callable[[], CrashRig], told: list[int]) -> None:
 @pytest.mark.torture
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_daemon_dies_at_points_of_a_story_of_models(
-    part: int, make_rig: Callable[[], CrashRig], told: list[int], tell: Callable[[str], None]
+    part: int, make_rig: Callable[[], CrashRig], told: list[Point], tell: Callable[[str], None]
 ) -> None:
     _count(make_rig, told)
     begun, mine = time.monotonic(), told[part::PARTS]
-    died = died_at_each(mine, make_rig, lambda rig, rule: ModelStory(rig, rule).tell())
+    missed = die_at_each(mine, make_rig, lambda rig, rule: ModelStory(rig, rule).tell())
     seconds = time.monotonic() - begun
-    tell(f"part {part}: {died} of {len(mine)} points, {seconds / len(mine):.2f} s each")
-    assert died >= len(mine) // 2
+    tell(f"part {part}: {len(mine) - len(missed)} of {len(mine)} points, {seconds / len(mine):.2f} s each")
+    # How often a server is asked whether it is well, and so how many points there are, depends on the machine's load.
+    assert len(missed) <= len(mine) // 2, missed
 
 
 @pytest.mark.parametrize("rule", ALWAYS)
@@ -91,4 +92,4 @@ def test_nothing_is_lost_in_a_storm_over_models(
     for each in broken:
         tell(f"{each.check}: {each.text}")
     assert not broken, (f"seed {seed}", broken)
-    assert storm.killed["daemon"] and len(evidence.copies) > 2, storm.killed
+    assert all(storm.killed.values()) and len(evidence.copies) > 2, storm.killed

@@ -9,52 +9,54 @@ import checker
 import pytest
 import scenarios
 from crash_rig import CrashRig, eventually
-from interposer import read_trace
-from points import Story, chosen, died_at_each
+from interposer import Point, read_trace
+from points import Story, chosen, die_at_each
 from torture import LONG, amount
+
+pytestmark = pytest.mark.torture
 
 #: In how many tests the points are killed at, for as many workers.
 PARTS = amount(4, 8)
+#: How many of its points the daemon must have died at. The last of a story are not met where requests and ends happen
+#: to share commits, and one that is missed of a few is a larger part than of hundreds.
+LEAST_MET = amount(0.8, 0.95)
 #: More than any attempt has points in its shim.
 SHIM_POINTS = 24
 
 
 @pytest.fixture(scope="session")
-def told() -> list[int]:
-    """The numbers of the points to be killed at; counted once, by the first test that asks."""
+def told() -> list[Point]:
+    """The points to be killed at; counted once, by the first test that asks."""
     return []
 
 
-def _count(make_rig: Callable[[], CrashRig], told: list[int]) -> None:
+def _count(make_rig: Callable[[], CrashRig], told: list[Point]) -> None:
     if told:
         return
     rig = make_rig()
     assert checker.check(Story(rig, "count").tell()) == []
-    points = read_trace(str(rig.trace))
-    numbers = [point.number for point in points]
-    assert numbers == list(range(1, len(points) + 1)) and len(points) > 300
+    # Two threads may take their numbers and write their lines in different orders.
+    points = sorted(read_trace(str(rig.trace)))
+    assert [point.number for point in points] == list(range(1, len(points) + 1)) and len(points) > 300
     if not LONG:
         # Until it is ready it dies in the test of relapses.
         ready = next(point.number for point in points if point.path.endswith("/daemon.log"))
-        numbers = chosen([point for point in points if point.number > ready])
-    told += numbers
+        points = chosen([point for point in points if point.number > ready])
+    told += points
 
 
-@pytest.mark.torture
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_daemon_dies_at_each_point_of_a_story(
-    part: int, make_rig: Callable[[], CrashRig], told: list[int], tell: Callable[[str], None]
+    part: int, make_rig: Callable[[], CrashRig], told: list[Point], tell: Callable[[str], None]
 ) -> None:
     _count(make_rig, told)
     begun, mine = time.monotonic(), told[part::PARTS]
-    died = died_at_each(mine, make_rig, lambda rig, rule: Story(rig, rule).tell())
+    missed = die_at_each(mine, make_rig, lambda rig, rule: Story(rig, rule).tell())
     seconds = time.monotonic() - begun
-    tell(f"part {part}: {died} of {len(mine)} points, {seconds / len(mine):.2f} s each")
-    # How many points there are depends on how requests and ends happen to share commits.
-    assert died >= len(mine) // 2
+    tell(f"part {part}: {len(mine) - len(missed)} of {len(mine)} points, {seconds / len(mine):.2f} s each")
+    assert len(mine) - len(missed) >= LEAST_MET * len(mine), missed
 
 
-@pytest.mark.torture
 def test_the_daemon_dies_at_each_point_of_its_recovery(rig: CrashRig, tell: Callable[[str], None]) -> None:
     evidence, died = scenarios.relapses(rig, amount(5, 1))
     tell(f"{died} deaths during start and recovery, {len(evidence.jobs)} jobs")
@@ -62,12 +64,18 @@ def test_the_daemon_dies_at_each_point_of_its_recovery(rig: CrashRig, tell: Call
     assert died >= amount(15, 80)
 
 
-@pytest.mark.torture
 def test_a_shim_dies_at_each_of_its_points(rig: CrashRig, tell: Callable[[str], None]) -> None:
-    evidence = scenarios.mortal_shims(rig, SHIM_POINTS, SHIM_POINTS * amount(3, 30))
+    evidence, fates = scenarios.mortal_shims(rig, SHIM_POINTS, SHIM_POINTS * amount(3, 30))
     assert checker.check(evidence) == []
+    # Each point up to the last that any shim has was died at, and there are fewer than were armed.
+    last = max(fate.armed for fate in fates if fate.died)
+    assert {fate.armed for fate in fates if fate.died} == set(range(1, last + 1)), fates
+    assert last < SHIM_POINTS and all(fate.met < SHIM_POINTS for fate in fates), fates
+    at_the_last = [fate for fate in fates if fate.armed == SHIM_POINTS]
+    assert at_the_last and not any(fate.died for fate in at_the_last), at_the_last
     outcomes = [made.outcome for made in evidence.attempts.values()]
-    tell(f"{len(evidence.jobs)} jobs: { ({kind: outcomes.count(kind) for kind in set(outcomes)}) }")
+    counts = {kind: outcomes.count(kind) for kind in set(outcomes)}
+    tell(f"{len(evidence.jobs)} jobs, {last} points: {counts}")
     # Before its claim, between claim and record, and after: all three were met.
     assert {"revoked", "lost", "succeeded"} <= set(outcomes)
 

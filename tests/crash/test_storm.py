@@ -13,6 +13,8 @@ from crash_rig import CrashRig
 from storm import Storm
 from torture import LONG, amount
 
+pytestmark = pytest.mark.torture
+
 #: Each on a folder of its own, so that what is wrong is found soon, and the queue is small enough to be read.
 ROUND = amount(50, 250)
 
@@ -25,7 +27,6 @@ def _seed(number: int) -> int:
     return random.SystemRandom().randrange(2**32) if LONG else number
 
 
-@pytest.mark.torture
 @pytest.mark.parametrize("number", range(amount(100, 10_000) // ROUND))
 def test_nothing_is_lost_in_a_storm_of_kills(
     number: int, make_rig: Callable[[], CrashRig], tell: Callable[[str], None]
@@ -34,7 +35,6 @@ def test_nothing_is_lost_in_a_storm_of_kills(
     _weathered(Storm(make_rig(), random.Random(seed), ROUND), f"round {number}, seed {seed}", tell)
 
 
-@pytest.mark.torture
 @pytest.mark.parametrize("number", range(amount(1, 2_000 // ROUND)))
 def test_nothing_is_lost_where_the_disk_fails_too(
     number: int, make_rig: Callable[[], CrashRig], tell: Callable[[str], None]
@@ -58,5 +58,5 @@ def _weathered(storm: Storm, name: str, tell: Callable[[str], None]) -> None:
     )
     assert not broken, (name, broken)
     # A storm in which nothing happened has shown nothing.
-    assert storm.killed["daemon"] >= ROUND // 3 and storm.killed["shim"], storm.killed
+    assert storm.killed["daemon"] >= ROUND // 3 and all(storm.killed.values()), storm.killed
     assert len(evidence.acknowledged) >= ROUND // 4 and len(evidence.starts) >= ROUND // 4

@@ -16,6 +16,8 @@ from daemon_rig import CONFIG, Rig, eventually
 from p104d.daemon import restore
 from p104d.processes import attempt
 
+pytestmark = pytest.mark.torture
+
 GO = "while [ ! -e go ]; do sleep 0.05; done"
 
 
@@ -157,6 +159,42 @@ def test_a_wal_that_lost_its_end(start: Callable[..., Rig]) -> None:
     (rig.work / "go").touch()
     assert rig.ends(again) == "succeeded"
     assert sorted(starts_of(rig, "ran")) == [str(job), "again"]
+
+
+def test_a_wal_that_is_cut_with_jobs_running(start: Callable[..., Rig]) -> None:
+    """Its last third is gone: all that was acknowledged before is there, and what runs is known by its folder."""
+    rig = start(2)
+    wal = rig.store / "queue.db-wal"
+    early = rig.sh(f"echo early >> ran; {GO}; exit 7")
+    rig.until(early, "running")
+    acknowledged: dict[int, int] = {}
+    while len(acknowledged) < 12:
+        job = rig.sh(f"exit {len(acknowledged) % 5}", cards=0)
+        assert rig.wait(job)
+        # Its end was told, so it was durable by then: in what the log has, which only grows until it is checkpointed.
+        acknowledged[job] = wal.stat().st_size
+    late = rig.sh(f"echo late >> ran; {GO}; exit 8")
+    rig.until(late, "running")
+    eventually(lambda: len(starts_of(rig, "ran")) == 2)
+    rig.kill()
+    size, sizes = wal.stat().st_size, list(acknowledged.values())
+    assert sizes == sorted(sizes) and sizes[-1] < size, "it was checkpointed meanwhile"
+    cut = size * 2 // 3
+    kept = {job: number for number, job in enumerate(acknowledged) if acknowledged[job] <= cut}
+    assert kept and len(kept) < len(acknowledged)
+    os.truncate(wal, cut)
+    rig.start()
+    ended = rig.wait(*kept)
+    assert {job["id"]: job["exit_code"] for job in ended} == {job: number % 5 for job, number in kept.items()}
+    # Those after the cut are there too, by their folders: nothing that was started is started again.
+    assert "taken in again" in warned(rig) and rig.status()["daemon"]["paused"]
+    assert rig.show(list(acknowledged)[-1])["exit_code"] == (len(acknowledged) - 1) % 5
+    assert [rig.state(job) for job in (early, late)] == ["running", "running"]
+    rig.ctl("resume")
+    (rig.work / "go").touch()
+    assert [job["exit_code"] for job in rig.wait(early, late)] == [7, 8]
+    assert starts_of(rig, "ran") == ["early", "late"]
+    assert [len(rig.show(job)["attempts"]) for job in (early, late)] == [1, 1]
 
 
 @pytest.mark.parametrize("idempotent", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -27,3 +28,14 @@ def make() -> Iterator[Callable[..., FaultRig]]:
             return rig
 
         yield call
+
+
+@pytest.fixture
+def tell(capfd: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Says a line on the terminal, whatever pytest captures: a worker's standard error is the terminal's."""
+
+    def say(line: str) -> None:
+        with capfd.disabled():
+            print(f"\n{line}", end="", file=sys.stderr, flush=True)
+
+    return say

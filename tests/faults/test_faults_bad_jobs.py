@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,8 @@ from daemon_rig import CONFIG, Rig, eventually
 from fault_rig import MIB
 
 from p104d.processes import attempt
+
+pytestmark = pytest.mark.torture
 
 LOG_LIMIT = 2 * MIB
 MAX_PIDS = 40
@@ -75,8 +78,20 @@ def test_one_that_ignores_sigterm(rig: Rig) -> None:
     assert not of_job(rig, cancelled) and not of_job(rig, limited)
 
 
-def test_one_that_fills_its_log(rig: Rig) -> None:
+def pipe_rate(seconds: float) -> float:
+    """Bytes a second that a reader which only reads takes from ``cat`` on this machine at this moment."""
+    with subprocess.Popen(["cat", "/dev/zero"], stdout=subprocess.PIPE, bufsize=0) as cat:
+        assert cat.stdout is not None
+        begun, taken = time.monotonic(), 0
+        while time.monotonic() - begun < seconds:
+            taken += len(cat.stdout.read(64 * 1024))
+        cat.kill()
+    return taken / (time.monotonic() - begun)
+
+
+def test_one_that_fills_its_log(rig: Rig, tell: Callable[[str], None]) -> None:
     """As fast as the machine can, hundreds of MB a second: neither disk nor memory nor the others pay for it."""
+    possible = pipe_rate(0.5)
     assert rig.daemon is not None
     daemon = psutil.Process(rig.daemon.pid)
     before = daemon.memory_info().rss
@@ -97,7 +112,12 @@ def test_one_that_fills_its_log(rig: Rig) -> None:
     assert len(output) <= LOG_LIMIT + 64 * 1024 and output.endswith("the end\n")
     assert "bytes of output were not kept here" in output
     record = attempt.look(str(rig.store / f"jobs/0/{job}-1")).exit
-    assert record is not None and record.dropped_bytes > 100 * MIB, "it was not loud enough to prove anything"
+    # It took it nearly as fast as one who does nothing but read; here it shares two processors with the daemon, whom we
+    # ask all the time, and with what else runs.
+    assert record is not None
+    rate = record.dropped_bytes / 2
+    tell(f"{rate / MIB:.0f} MiB/s of output; a pipe gives {possible / MIB:.0f}")
+    assert rate > possible / 16 and rate > 50 * MIB, "it was not loud enough to prove anything"
     assert daemon.memory_info().rss - before < 24 * MIB
     assert most < 64 * MIB
     others_are_served(rig)

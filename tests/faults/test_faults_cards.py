@@ -8,9 +8,11 @@ from typing import Any
 
 import psutil
 import pytest
-from daemon_rig import Rig, eventually
+from daemon_rig import PATIENCE, Rig, eventually
 from fault_rig import FaultRig
 from torture import LONG
+
+pytestmark = pytest.mark.torture
 
 #: While a card hangs, the slowest of a hundred answers may take this long.
 MOST_SECONDS = 0.1
@@ -28,6 +30,7 @@ card = 1
 kind = "hang"
 for = "60s"
 """
+HANG_SECONDS = 60.0
 
 
 def of(rig: Rig, uuid: str) -> dict[str, Any]:
@@ -47,8 +50,17 @@ def p99(rig: Rig) -> float:
     return sorted(took)[int(REQUESTS * 0.99) - 1]
 
 
-@pytest.mark.torture
-def test_while_a_card_hangs_everything_else_goes_on(make: Callable[..., FaultRig]) -> None:
+def measured_until(rig: Rig, over: Callable[[], bool], what: str) -> list[float]:
+    """The same of one hundred after the other until ``over``."""
+    found, deadline = [p99(rig)], time.monotonic() + HANG_SECONDS + PATIENCE
+    while not over():
+        assert time.monotonic() < deadline, what
+        found.append(p99(rig))
+    return found
+
+
+def test_while_a_card_hangs_everything_else_goes_on(make: Callable[..., FaultRig], tell: Callable[[str], None]) -> None:
+    """In torture the answers of the whole minute are measured, from before the hang on, and the worst of them count."""
     rig = make(HANG)
     rig.start()
     uuids = [card["uuid"] for card in rig.cards()]
@@ -57,18 +69,19 @@ def test_while_a_card_hangs_everything_else_goes_on(make: Callable[..., FaultRig
     running = {uuid: rig.sh("echo up; exec sleep 600", only=[uuid]) for uuid in (uuids[0], uuids[2])}
     for job in running.values():
         rig.reads(job, "up")
-    eventually(lambda: of(rig, uuids[1])["state"] not in ("ready", "busy"), what="the card left service")
+    measured = measured_until(rig, lambda: out_of_service(rig, uuids[1]), "the card leaves service") if LONG else []
+    eventually(lambda: out_of_service(rig, uuids[1]), what="the card left service")
     hung = of(rig, uuids[1])
     assert "did not return" in hung["note"], hung
     # The process that asked it is stuck in the call: it was killed, and another reads the others.
     eventually(lambda: not _alive(sensor), what="the sensor that hung is gone")
-    # A machine that is busy with other things may have three tries.
-    measured = [p99(rig)]
-    while measured[-1] >= MOST_SECONDS and len(measured) < 3:
-        measured.append(p99(rig))
-    assert min(measured) < MOST_SECONDS, measured
-    still = of(rig, uuids[1])
-    assert "did not return" in still["note"], "the card came back before all was measured"
+    if not LONG:
+        # A machine that is busy with other things may have three tries.
+        measured = [p99(rig)]
+        while measured[-1] >= MOST_SECONDS and len(measured) < 3:
+            measured.append(p99(rig))
+        assert min(measured) < MOST_SECONDS, measured
+    assert does_not_return(rig, uuids[1]), "the card came back before all was measured"
     # The others are looked at, run on, and take new jobs.
     for uuid in (uuids[0], uuids[2], uuids[3]):
         card = of(rig, uuid)
@@ -79,9 +92,19 @@ def test_while_a_card_hangs_everything_else_goes_on(make: Callable[..., FaultRig
     waits = rig.sh("true", only=[uuids[1]])
     assert rig.state(waits) == "queued" and "did not return" in rig.because(waits)
     if LONG:
-        eventually(lambda: "did not return" not in (of(rig, uuids[1])["note"] or ""), 120, "the card answers again")
+        measured += measured_until(rig, lambda: not does_not_return(rig, uuids[1]), "the card answers again")
+        tell(f"{len(measured)} times {REQUESTS} answers: 99 % within {min(measured):.3f} to {max(measured):.3f} s")
+        assert max(measured) < MOST_SECONDS, measured
         rig.ctl("undrain", uuids[1])
         assert rig.wait(waits, seconds=60)[0]["state"] == "succeeded"
+
+
+def out_of_service(rig: Rig, uuid: str) -> bool:
+    return of(rig, uuid)["state"] not in ("ready", "busy")
+
+
+def does_not_return(rig: Rig, uuid: str) -> bool:
+    return "did not return" in (of(rig, uuid)["note"] or "")
 
 
 def _name(process: psutil.Process) -> str:

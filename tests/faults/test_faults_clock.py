@@ -12,7 +12,8 @@ import psutil
 import pytest
 from daemon_rig import eventually
 from fault_rig import FaultRig
-from torture import amount
+
+pytestmark = pytest.mark.torture
 
 HOUR = 3600
 BOTH = pytest.mark.parametrize("jump", [HOUR, -HOUR], ids=["ahead", "back"])
@@ -76,8 +77,7 @@ def test_what_runs_neither_ends_early_nor_is_measured_wrong(world: FaultRig, jum
     assert spans[0] >= 0 and spans[1] < 60, spans
 
 
-@pytest.mark.torture
-@pytest.mark.parametrize("jump", amount([-HOUR], [HOUR, -HOUR]))
+@BOTH
 def test_a_next_try_comes_as_soon_as_it_was_to(world: FaultRig, jump: int) -> None:
     # The second failure is followed by a wait of up to two seconds: long enough to set the clock in it.
     job = world.sh('echo "$P104_ATTEMPT"; [ $P104_ATTEMPT = 3 ]', retries=2, cards=0)

@@ -9,6 +9,8 @@ import pytest
 from daemon_rig import CONFIG, eventually
 from fault_rig import MIB, FaultRig
 
+pytestmark = pytest.mark.torture
+
 #: Room for the queue, its WAL at its largest (a checkpoint every 4 MiB) and telemetry.
 DISK = 24 * MIB
 

@@ -22,6 +22,8 @@ from torture import amount
 from p104d.store import migrate
 from p104d.store.migrate import HEAD, current, upgrade_in_child
 
+pytestmark = pytest.mark.torture
+
 REVISIONS = sorted(path.name[:4] for path in (ROOT / "migrations" / "versions").glob("[0-9]*.py"))
 EARLIER = [revision for revision in REVISIONS if revision < HEAD]
 CARD = "GPU-11111111-2222-5333-a444-555555555555"
@@ -206,7 +208,6 @@ def upgraded_under(path: Path, rule: str, trace: str | None = None) -> int:
     return subprocess.run([sys.executable, "-c", _UPGRADE, str(path)], env=env, timeout=PATIENCE).returncode
 
 
-@pytest.mark.torture
 @pytest.mark.parametrize("revision", EARLIER[:1])
 def test_an_upgrade_that_is_killed_is_done_again(revision: str, tmp_path: Path) -> None:
     interposer.required()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from daemon_rig import eventually
 from fault_rig import FaultRig
+
+pytestmark = pytest.mark.torture
 
 WAIT = "echo $P104_ATTEMPT >> {0}; echo up; while [ ! -e {0}.go ]; do sleep 0.02; done; exit 4"
 

@@ -17,6 +17,8 @@ from torture import amount
 from p104d.core.errors import P104Error
 from p104d.daemon.listening import listen
 
+pytestmark = pytest.mark.torture
+
 
 def test_of_two_that_start_at_once_on_one_folder_one_serves(make: Callable[..., FaultRig]) -> None:
     rig = make(1)
@@ -53,7 +55,6 @@ def test_a_second_one_touches_nothing_of_the_first(make: Callable[..., FaultRig]
     assert len(rig.show(job)["attempts"]) == 1
 
 
-@pytest.mark.torture
 def test_of_two_that_find_a_dead_daemons_socket_one_has_it() -> None:
     """Both see that nobody listens there; the later must not take away what the earlier has just made."""
     with tempfile.TemporaryDirectory(prefix="p104-", dir="/tmp") as folder:

@@ -12,6 +12,8 @@ import pytest
 from daemon_rig import PATIENCE
 from fault_rig import FaultRig
 
+pytestmark = pytest.mark.torture
+
 #: As the manager has it; a loop that goes on is heard of three times as often.
 WATCHDOG_SECONDS = 1.5
 

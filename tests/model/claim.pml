@@ -41,10 +41,13 @@ mtype = { ABSENT, QUEUED, STARTING, RUNNING, STOPPING, SUCCEEDED, FAILED, CANCEL
 mtype = { NONE, OWNED, REVOKED };                              /* the name `claim`: a link to `exit`, or a symlink */
 mtype = { UNCLAIMED, TAKEN_BACK, ALIVE, ENDED, DEAD, UNSTARTED };    /* what a look at a folder says (LookKind) */
 mtype = { NOTHING, GOOD, BAD, STOPPED };                             /* the exit record, and how a job ends */
+mtype = { OPEN, YES, NO };                                          /* what the user says, and has said */
 
 /* --- what the user wants ------------------------------------------------------------------------------------------- */
-bit idempotent, cancels;
-mtype nature = NOTHING;                   /* how the job ends by itself; STOPPED: never */
+/* What nobody has asked for yet is left open until somebody does: runs that differ in it alone are searched once. */
+bit cancels;
+mtype idempotent = OPEN;
+mtype nature = NOTHING;                   /* how the job ends by itself; STOPPED: never; NOTHING: open */
 bit acknowledged;
 
 /* --- queue.db: durable, written by the daemon alone ---------------------------------------------------------------- */
@@ -183,7 +186,8 @@ inline finish(n) {
 #ifdef NAIVE_REQUEUE
 			state = QUEUED
 #else
-			if :: idempotent -> state = QUEUED :: else -> state = LOST fi
+			if :: idempotent == OPEN -> idempotent = YES :: idempotent == OPEN -> idempotent = NO :: else fi;
+			if :: idempotent == YES -> state = QUEUED :: else -> state = LOST fi
 #endif
 		fi;
 		watched = 0; linked = 0; known = 0; armed = 0; stop = 0;
@@ -346,7 +350,7 @@ over:
 
 done:
 	assert(FINAL);
-	assert(unexplained == 0 || idempotent || state == LOST || state == CANCELLED)
+	assert(unexplained == 0 || idempotent == YES || state == LOST || state == CANCELLED)
 }
 
 /* A shim: the attempt in its folder is all it knows. */
@@ -409,7 +413,11 @@ not_ours:	/* NotOursError: this process ends */
 	atomic { if :: boot == my_boot && linked == n -> gone[n] = 1 :: else fi };
 
 vanished:
+#if REBOOTS > 0
 	living--
+#else
+	skip                                    /* nobody waits for a host to be empty */
+#endif
 }
 
 /* What becomes the job: it was forked ahead, has its orders, and now its attempt is claimed. */
@@ -421,20 +429,29 @@ proctype Child(byte n) {
 	   that this sends (PDEATHSIG) is enough for it. */
 	:: atomic { boot == my_boot ->
 		assert(ran[n] == 0);
-		assert(unexplained == 0 || idempotent);
+		assert(unexplained == 0 || idempotent == YES);
 		assert(ACTIVE && attempt == n);
 		ran[n]++; unexplained++; tree[n] = 1; child_lock[n] = 0 }
 	:: atomic { boot == my_boot && gone[n] -> child_lock[n] = 0; goto vanished }
 	:: atomic { boot == my_boot && terminated[n] -> child_lock[n] = 0; status[n] = STOPPED; goto vanished }
 	fi;
+runs:
 	if
 	:: atomic { boot != my_boot }
 	:: atomic { boot == my_boot && gone[n] }               /* what it started lives on until it is swept */
-	:: atomic { boot == my_boot && nature != STOPPED -> status[n] = nature }
+	:: atomic { boot == my_boot && nature != STOPPED ->
+		if :: nature == NOTHING -> nature = GOOD :: nature == NOTHING -> nature = BAD :: else fi;
+		status[n] = nature }
+	/* without end: a stop that gets lost is seen as a run that is stuck */
+	:: atomic { boot == my_boot && nature == NOTHING && cancels -> nature = STOPPED }; goto runs
 	:: atomic { boot == my_boot && terminated[n] -> status[n] = STOPPED }
 	fi;
 vanished:
+#if REBOOTS > 0
 	living--
+#else
+	skip                                    /* nobody waits for a host to be empty */
+#endif
 }
 
 /* The host loses power, or does not. */
@@ -462,15 +479,8 @@ proctype Power() {
 
 init {
 	atomic {
-		if :: idempotent = 0 :: idempotent = 1 fi;
-		if
-		:: nature = GOOD; cancels = 0
-		:: nature = GOOD; cancels = 1
-		:: nature = BAD; cancels = 0
-		:: nature = BAD; cancels = 1
-		:: nature = STOPPED; cancels = 1        /* without end: a stop that gets lost is seen as a run that is stuck */
-		fi;
-		run Power();
+		if :: cancels = 0 :: cancels = 1 fi;
+		if :: reboots > 0 -> run Power() :: else fi;    /* else all that it could do is end, at any moment */
 		run Daemon()
 	}
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
@@ -48,6 +49,33 @@ def test_architecture_lists_the_rooms_in_the_order_of_the_contract() -> None:
     layers = [layer.removeprefix("p104d.") for layer in contracts[0]["layers"]]
     rooms = [code(row[0])[0] for row in table_rows(section(document("docs/architecture.md"), "The house"))]
     assert rooms == layers
+
+
+def tortured(path: Path) -> str:
+    """How much of a test file has the mark ``torture``: "all", "some" or "none"; read, for a collection takes long."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    marks = [ast.unparse(node.value) for node in body if isinstance(node, ast.Assign) and "pytestmark" in names(node)]
+    if any("mark.torture" in mark for mark in marks):
+        return "all"
+    tests = [node for node in body if isinstance(node, ast.FunctionDef)]
+    return (
+        "some" if any("mark.torture" in ast.unparse(each) for test in tests for each in test.decorator_list) else "none"
+    )
+
+
+def names(node: ast.Assign) -> list[str]:
+    return [ast.unparse(target) for target in node.targets]
+
+
+def test_make_torture_runs_what_is_said_of_it() -> None:
+    rows = [row for row in table_rows(section(document("docs/reliability.md"), "How it is tested")) if len(row) == 4]
+    told = {(where, row[3]) for row in rows for where in code(row[1]) if row[3]}
+    assert len(told) >= 10
+    for where, how in told:
+        path = ROOT / where
+        wanted = {"all"} if how.startswith("all") else {"all", "some"}
+        for file in [path] if path.is_file() else path.glob("test_*.py"):
+            assert tortured(file) in wanted, f"{file.name}: docs/reliability.md says that make torture runs: {how}"
 
 
 def test_every_key_of_a_job_is_documented() -> None:

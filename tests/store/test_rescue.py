@@ -18,6 +18,8 @@ from p104d.core.errors import P104Error, UnavailableError
 from p104d.store import backup, forgotten, reads, rescue, sql
 from p104d.store.engine import DamagedError, Database
 
+pytestmark = pytest.mark.torture
+
 NOW = 1_800_000_000.0
 PAGE = 4096
 

@@ -21,7 +21,8 @@
  * if LD_PRELOAD and P104_INTERPOSE are in its environment. All threads count together.
  *
  * P104_INTERPOSE_TRACE, or p104_interpose_trace(path): a line "N call path" for each point is appended to that file
- * before the call is made, so that it is there after a kill. "N" counts all points, also where a rule looks at some.
+ * before the call is made, so that it is there after a kill. "N" counts all points, also where a rule looks at some. A call
+ * that is made to fail has a second line, "N failed path".
  *
  * Names: write (writev, pwrite, pwritev too have their own names) pwrite writev pwritev fsync fdatasync ftruncate
  * truncate fallocate rename unlink rmdir link symlink mkdir create (an open with O_CREAT) chmod chown send sendto
@@ -177,7 +178,8 @@ static int meet(const char *call, int fd, const char *path, const char *other) {
             name[length > 0 ? length : 0] = 0;
         }
     }
-    note(atomic_fetch_add(&points, 1) + 1, call, path);
+    long point = atomic_fetch_add(&points, 1) + 1;
+    note(point, call, path);
     errno = saved;
     if (rule.mode == COUNT || !is_ours(call, path, other)) return 0;
     long number = atomic_fetch_add(&matches, 1) + 1;
@@ -185,6 +187,7 @@ static int meet(const char *call, int fd, const char *path, const char *other) {
     if (rule.mode == KILL) die();
     if (rule.mode == AFTER) return 1;
     atomic_fetch_add(&failed, 1);
+    note(point, "failed", path);
     errno = rule.error;
     return -1;
 }

@@ -124,7 +124,7 @@ class Interposer:
 
 
 class Point(NamedTuple):
-    """A line of a trace."""
+    """A line of a trace; ``call`` is "failed" in the second line of one that was made to fail."""
 
     number: int
     call: str
