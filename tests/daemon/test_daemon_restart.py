@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from daemon_rig import PATIENCE, Rig, eventually
@@ -197,8 +197,20 @@ def test_bad_starts_are_one_line(own: Rig) -> None:
         assert word in said and said.count("\n") == 1 and said.startswith("p104d: "), said
 
 
-def test_a_terminal_that_closes_ends_it_in_order(own: Rig) -> None:
-    job = own.sh("while [ ! -e go ]; do sleep 0.02; done; exit 5")
+@pytest.fixture
+def at_a_terminal() -> Iterator[Rig]:
+    """One that hears SIGHUP, which whoever runs the tests may ignore (nohup)."""
+    rig = Rig(1)
+    rig.prefix = ["env", "--default-signal=HUP"]
+    try:
+        yield rig.start()
+    finally:
+        rig.close()
+
+
+def test_a_terminal_that_closes_ends_it_in_order(at_a_terminal: Rig) -> None:
+    own = at_a_terminal
+    job = own.sh("while [ ! -e go ]; do sleep 0.02; done; exit 5", cards=0)
     own.until(job, "running")
     assert own.daemon is not None
     for number in (signal.SIGUSR1, signal.SIGUSR2):  # these are nothing to it
