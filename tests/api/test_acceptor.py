@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import resource
 import socket
 import time
-from collections.abc import Iterator
 
 import pytest
 from server_rig import WAIT_SECONDS, Served
+from starving import starved
 
 from p104d.api import acceptor
-
-
-@contextlib.contextmanager
-def starved() -> Iterator[None]:
-    """This process, which the server runs in, gets no descriptor any more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_who_comes_while_there_are_no_descriptors_is_served_later(

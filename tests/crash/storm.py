@@ -56,17 +56,16 @@ class Deck:
         self._random = source
         self._fresh = [kind for kind, weight in weights.items() for _ in range(weight // smallest)]
         self._left: list[str] = []
-        self._owed: list[str] = []
 
     def draw(self) -> str:
         if not self._left:
-            self._left, self._owed = self._fresh + self._owed, []
+            self._left = list(self._fresh)
             self._random.shuffle(self._left)
         return self._left.pop()
 
     def put_back(self, kind: str) -> None:
-        """There was none of it; it is among the next ones."""
-        self._owed.append(kind)
+        """There was none of it; it is one of the next."""
+        self._left.insert(max(0, len(self._left) - self._random.randint(1, 3)), kind)
 
 
 class Storm:

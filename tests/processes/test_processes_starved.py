@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
-import resource
 import signal
-from collections.abc import Iterator
 
 import pytest
 from process_rig import Rig, drive, eventually, is_alive
+from starving import starved
 
 from p104d.processes import attempt, identity
 from p104d.processes.attempt import Key
 from p104d.processes.events import Ended
-
-
-@contextlib.contextmanager
-def starved() -> Iterator[None]:
-    """This process, whose supervisor is under test, can open nothing; what it has open it keeps."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def waits_for_go(rig: Rig, code: int) -> str:
