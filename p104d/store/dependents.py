@@ -47,6 +47,11 @@ def past(state: str) -> str:
     return {"failed": "failed", "lost": "was lost"}.get(state, "was cancelled")
 
 
+def because(need: int, state: str) -> str:
+    """Why a job is cancelled that needed one which ended so."""
+    return f"job {need}, which it needed, {past(state)}"
+
+
 def everything(conn: Connection) -> list[int]:
     """All documents that need something."""
     return [row[0] for row in sql.rows(conn, "SELECT DISTINCT document_id FROM needs")]
@@ -55,16 +60,19 @@ def everything(conn: Connection) -> list[int]:
 def of(conn: Connection, job_id: int, document_id: int) -> list[int]:
     """The documents to be looked at because this job, of that document, has ended."""
     found = sql.rows(conn, "SELECT document_id FROM needs WHERE needs_job_id = ?", (job_id,))
-    # "succeeded" comes last. As long as others of the document are on their way, its end changes nothing for those that
-    # need all of it: nine thousand would be asked at every end.
-    first = sql.value(
-        conn,
-        "SELECT state FROM jobs INDEXED BY jobs_document WHERE document_id = ? ORDER BY state LIMIT 1",
-        (document_id,),
-    )
-    if first == JobState.SUCCEEDED or reads.doomed_job(conn, document_id) is not None:
+    # Few are needed as a whole, and every end comes here.
+    needed = sql.value(conn, "SELECT EXISTS (SELECT 1 FROM needs WHERE needs_document_id = ?)", (document_id,))
+    if needed and _is_decided(conn, document_id):
         found += sql.rows(conn, "SELECT document_id FROM needs WHERE needs_document_id = ?", (document_id,))
     return [row[0] for row in found]
+
+
+def _is_decided(conn: Connection, document_id: int) -> bool:
+    """Whether all of a document has succeeded, or some of it cannot. As long as others of it are on their way, the end
+    of one changes nothing for those that need all of it: nine thousand would be asked at every end."""
+    statement = "SELECT state FROM jobs INDEXED BY jobs_document WHERE document_id = ? ORDER BY state LIMIT 1"
+    first = sql.value(conn, statement, (document_id,))  # "succeeded" comes last
+    return first == JobState.SUCCEEDED or reads.doomed_job(conn, document_id) is not None
 
 
 def settle(conn: Connection, documents: Iterable[int], now: float, most: int) -> Settled:
@@ -99,8 +107,7 @@ def _free(conn: Connection, document: int) -> int:
 
 
 def _cancel(conn: Connection, document: int, doomed: tuple[int, str], now: float, most: int) -> list[int]:
-    reason = f"job {doomed[0]}, which it needed, {past(doomed[1])}"
-    values = {"id": document, "reason": reason, "at": now, "most": most}
+    values = {"id": document, "reason": because(*doomed), "at": now, "most": most}
     return [row.id for row in sql.rows(conn, _CANCEL_SOME, values)]
 
 
@@ -133,5 +140,5 @@ def wait_again(conn: Connection, job_id: int, document_id: int, now: float) -> s
     doomed = reads.doomed_need(conn, document_id)
     if doomed is None:
         return None
-    reason = f"job {doomed[0]}, which it needed, {past(doomed[1])}"
+    reason = because(*doomed)
     return reason if moves.cancel_waiting(conn, job_id, reason, now) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,6 @@ from p104d.daemon.work import Work
 from p104d.processes.attempt import ExitRecord, Key, Look, LookKind
 from p104d.store import moves, reads, sql
 from p104d.store.engine import Database
-from p104d.store.migrate import upgrade_in_child
 from p104d.store.submit import NewDocument, Submitter, submit
 
 NOW = 1_700_000_000.0
@@ -26,20 +24,10 @@ FIGURES = (Measurement(name="iterations_per_second", value=2.5, unit="it/s"),)
 SAMPLES = Path(__file__).parent.parent / "data" / "output"
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("template") / "queue.db"
-    upgrade_in_child(path)
-    return path
-
-
 @pytest.fixture
-def conn(template: Path, tmp_path: Path) -> Iterator[Connection]:
-    shutil.copy(template, tmp_path / "queue.db")
-    database = Database(tmp_path / "queue.db", synchronous="OFF")
+def conn(database: Database) -> Iterator[Connection]:
     with database.write() as connection:
         yield connection
-    database.close()
 
 
 def job(conn: Connection, **changes: Any) -> int:

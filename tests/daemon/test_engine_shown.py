@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +13,6 @@ from p104d.api.spec import Context, Document, parse_submission
 from p104d.daemon import views
 from p104d.store import lists
 from p104d.store.engine import Database
-from p104d.store.migrate import upgrade_in_child
 from p104d.store.submit import NewDocument, StoredEnv, Submitter, submit
 
 TEXT = """\
@@ -30,20 +27,10 @@ matrix: {model: [a, /x/b]}
 """
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("template") / "queue.db"
-    upgrade_in_child(path)
-    return path
-
-
 @pytest.fixture
-def conn(template: Path, tmp_path: Path) -> Iterator[Connection]:
-    shutil.copy(template, tmp_path / "queue.db")
-    database = Database(tmp_path / "queue.db", synchronous="OFF")
+def conn(database: Database) -> Iterator[Connection]:
     with database.write() as connection:
         yield connection
-    database.close()
 
 
 def shown(conn: Connection, text: str, job_id: int = 1, uid: int = 1000) -> dict[str, Any] | None:
